@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from pretrain_operator.api import PretrainJob
 from pretrain_operator.backends import BACKENDS
@@ -22,6 +22,9 @@ class Images:
 
     preprocess: str = f"pretrain-preprocess:{VERSION}"
     trainer: str = f"pretrain-trainer:{VERSION}"
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets in the job's namespace that the kubelet pulls images with."""
 
 
 def cluster_site(job: PretrainJob, images: Images) -> Site:
