@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pretrain_operator.api import PretrainJob
 from pretrain_operator.backends import BACKENDS
 from pretrain_operator.config_map import KEY, config_map
+from pretrain_operator.digest import annotations
 from pretrain_operator.indexed_job import indexed_job
 from pretrain_operator.pod import JOB_FOLDER
 from pretrain_operator.stages import Site, Stage, stages
@@ -42,10 +43,15 @@ def children(job: PretrainJob, images: Images) -> list[dict[str, Any]]:
     return [config_map(job), *(child(job, stage) for stage in stages(job, cluster_site(job, images)))]
 
 
-def child(job: PretrainJob, stage: Stage, attempt: int = 1) -> dict[str, Any]:
-    """The object that runs a stage. attempt: for training, which start of the group this is."""
+def child(job: PretrainJob, stage: Stage, attempt: int = 1, generation: int | None = None) -> dict[str, Any]:
+    """The object that runs a stage.
+
+    attempt: for training, which start of the group this is. generation: that of the job in the cluster.
+    """
     match stage.kind:
         case "indexed":
-            return indexed_job(job, stage)
+            made = indexed_job(job, stage)
         case "training":
-            return BACKENDS[job.spec.training.backend].training_group(job, stage, attempt)
+            made = BACKENDS[job.spec.training.backend].training_group(job, stage, attempt)
+    made["metadata"]["annotations"] = annotations(job, stage, generation)
+    return made

@@ -28,7 +28,9 @@ def _list_map(key: str) -> dict[str, Any]:
 class StatusSection(BaseModel):
     """A part of the status: immutable, camelCase outside, unknown fields ignored."""
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel, extra="ignore", frozen=True, serialize_by_alias=True, populate_by_name=True
+    )
 
 
 class Condition(StatusSection):
@@ -59,12 +61,17 @@ class StageStatus(StatusSection):
     failed: int = Field(default=0, ge=0, le=100_000, description="Tasks that have failed for good.")
     start_time: Time | None = Field(default=None, description="When the stage was started.")
     completion_time: Time | None = Field(default=None, description="When the stage ended.")
+    spec_digest: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="Digest of the spec fields that the stage was made from, once it has succeeded."
+    )
 
 
 class TrainingProgress(StatusSection):
     """How far training is, as rank 0 last said."""
 
-    attempt: int = Field(default=1, ge=1, le=100_000, description="Which start of the training group this is, from 1.")
+    attempt: int = Field(
+        default=1, ge=1, le=100_000, description="Which start of the training group this is, or will be next; from 1."
+    )
     step: int = Field(default=0, ge=0, le=MOST, description="Optimizer steps done.")
     steps: int = Field(default=0, ge=0, le=MOST, description="Optimizer steps in all.")
     tokens: int = Field(default=0, ge=0, le=MOST, description="Tokens trained on.")
@@ -80,14 +87,19 @@ class TrainingProgress(StatusSection):
 
 
 class Restart(StatusSection):
-    """One restart of the training group."""
+    """One end of the training group before it was finished."""
 
     attempt: int = Field(ge=1, le=100_000, description="The attempt that ended.")
     time: Time = Field(description="When it was ended.")
-    reason: Literal["UserError", "Infrastructure", "Disruption"] = Field(
-        description="Class of the cause: the job itself, a fault of node, network or storage, or a planned eviction."
+    reason: Literal["Infrastructure", "Disruption", "Unschedulable", "Edited", "Suspended"] = Field(
+        description="Class of the cause. Infrastructure (a process, a device, the network or storage failed) uses up "
+        "training.maxRestarts; the others do not: Disruption (pod evicted, preempted, deleted, its node drained or lost), "
+        "Unschedulable (a pod could not be started), Edited and Suspended (the spec was changed)."
     )
     message: str = Field(max_length=4_096, description="What happened, as the first process that failed said it.")
+    checkpoint_step: int | None = Field(
+        default=None, ge=0, le=MOST, description="Step of the newest committed checkpoint at that time."
+    )
 
 
 class PretrainJobStatus(StatusSection):
@@ -115,7 +127,9 @@ class PretrainJobStatus(StatusSection):
         default=[], max_length=64, description="All stages in their order.", json_schema_extra=_list_map("name")
     )
     training: TrainingProgress | None = Field(default=None, description="How far training is.")
-    restart_count: int = Field(default=0, ge=0, le=100_000, description="Restarts of the training group so far.")
+    restart_count: int = Field(
+        default=0, ge=0, le=100_000, description="Restarts of the training group that used up training.maxRestarts."
+    )
     restarts: list[Restart] = Field(
         default=[], max_length=20, description="The last restarts of the training group, the newest last."
     )

@@ -12,6 +12,9 @@ EXIT_TEMPORARY = 75
 EXIT_STOPPED = 143
 """128 + SIGTERM: asked to stop, and stopped with everything saved."""
 
+PEER_LEFT = "another process of the training group left"
+"""How the message of a process begins that failed only because another one did: who looks for the cause passes it over."""
+
 
 class UserError(ValueError):
     """The job, its data or its surroundings are wrong. The message names the field, the value and the remedy."""

@@ -6,14 +6,16 @@ come from here, so a fault reads the same in `kubectl describe` and on a termina
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pretrain_stage.errors import EXIT_STOPPED, EXIT_TEMPORARY, UserError
 from pretrain_stage.events import Events
@@ -81,9 +83,18 @@ def leave_with_parent() -> None:
     threading.Thread(target=watch, name="leave-with-parent", daemon=True).start()
 
 
+def leave_result(facts: Mapping[str, Any]) -> None:
+    """Leaves what a stage has come to where Kubernetes shows it of a pod that has ended, as JSON."""
+    _leave(json.dumps(facts))
+
+
 def _end(events: Events, message: str, code: int) -> int:
     events.error(message, exit_code=code)
     sys.stdout.flush()
+    _leave(message)
+    return code
+
+
+def _leave(message: str) -> None:
     if TERMINATION_LOG.exists():
         TERMINATION_LOG.write_text(message.encode()[:TERMINATION_BYTES].decode(errors="ignore"))
-    return code

@@ -14,12 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pretrain_stage.errors import UserError
+from pretrain_stage.errors import PEER_LEFT, UserError
 from pretrain_stage.process import Stopped
 from pretrain_trainer.config.sections import Training
 from pretrain_trainer.environment import cpu_threads
 from pretrain_trainer.launch import Node, RankFailed, explain, node_of, wait_for_name
-from pretrain_trainer.rank import ECHO
 
 from tests.trainer.conftest import Site, Trained
 from tests.trainer.jobs import descendants, start
@@ -75,14 +74,14 @@ def failure(exitcode: int, message: Any, timestamp: int) -> Any:
 
 def test_the_reason_is_told_from_its_echo() -> None:
     root = failure(65, {"message": "spec.model: no", "extraInfo": {}}, timestamp=20)
-    echo = failure(75, f"{ECHO}: Connection closed by peer", timestamp=10)
+    echo = failure(75, f"{PEER_LEFT}: Connection closed by peer", timestamp=10)
     error = explain({0: echo, 1: root})
     assert isinstance(error, RankFailed)
     assert (str(error), error.exit_code) == ("rank 1: spec.model: no", 65)
 
 
 def test_a_signal_is_a_reason() -> None:
-    error = explain({0: failure(75, f"{ECHO}: x", 1), 3: failure(-9, "", 5)})
+    error = explain({0: failure(75, f"{PEER_LEFT}: x", 1), 3: failure(-9, "", 5)})
     assert isinstance(error, RankFailed)
     assert str(error).startswith("rank 3: killed by SIGKILL; if nobody did that by hand, the node was out of memory")
     assert error.exit_code == 137
@@ -94,7 +93,7 @@ def test_of_two_reasons_the_first_counts() -> None:
 
 
 def test_echoes_alone_are_told_as_what_they_are() -> None:
-    error = explain({0: failure(75, f"{ECHO}: Connection reset by peer", 1)})
+    error = explain({0: failure(75, f"{PEER_LEFT}: Connection reset by peer", 1)})
     assert isinstance(error, RankFailed)
     assert error.exit_code == 75
 
@@ -132,7 +131,7 @@ def test_two_nodes_find_each_other_and_say_why_they_failed(site: Site, trained: 
     assert other.ended() == 137
     assert other.errors[-1].startswith("rank 1: killed by SIGKILL")
     assert first.ended() == 75
-    assert first.errors[-1].startswith(f"rank 0: {ECHO}")
+    assert first.errors[-1].startswith(f"rank 0: {PEER_LEFT}")
 
     other, first = begin(1), begin(0)
     assert first.result["final_loss"] == pytest.approx(trained.facts["final_loss"], rel=1e-6)

@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain_stage.config import Job
-from pretrain_stage.errors import EXIT_STOPPED, EXIT_TEMPORARY, UserError
+from pretrain_stage.errors import EXIT_STOPPED, EXIT_TEMPORARY, PEER_LEFT, UserError
 from pretrain_stage.events import Events
 from pretrain_stage.manifest import finished
-from pretrain_stage.process import Stopped
+from pretrain_stage.process import Stopped, leave_result
 from pretrain_stage.scratch import scratch
 from pretrain_stage.storage import open_storage
 
 from pretrain_trainer.config.sections import TrainerSpec, Training
 from pretrain_trainer.environment import prepare_environment
 from pretrain_trainer.plan import make_plan
-from pretrain_trainer.rank import ECHO, scratch_name
+from pretrain_trainer.rank import scratch_name
 from pretrain_trainer.tokens import token_cache
 
 if TYPE_CHECKING:
@@ -75,12 +75,16 @@ def launch(job: Job[TrainerSpec], job_file: Path, events: Events, record_samples
     done = finished(storage, "train", plan.stage_identity)
     if done is not None:
         events.say("result", f"training is finished: {done.facts['steps']} steps", unchanged=True, **done.facts)
+        leave_result(done.facts)
         return
     wait_for_name(node, NAME_SECONDS)
     prepare_environment(job.spec.training, node.processes)
     with scratch(storage, scratch_name(node.rank)):
         _run_ranks(node, job.spec.training, job_file, record_samples)
     shutil.rmtree(token_cache(storage, node.rank), ignore_errors=True)
+    done = finished(storage, "train", plan.stage_identity)
+    if done is not None:
+        leave_result(done.facts)
 
 
 def node_of(env: Mapping[str, str], training: Training) -> Node:
@@ -163,7 +167,7 @@ def explain(failures: Mapping[int, ProcessFailure]) -> Exception:
 
 
 def _is_echo(failure: ProcessFailure) -> bool:
-    return _sentence(failure).startswith(ECHO)
+    return _sentence(failure).startswith(PEER_LEFT)
 
 
 def _sentence(failure: ProcessFailure) -> str:

@@ -13,14 +13,13 @@ import time
 from pathlib import Path
 
 from pretrain_stage.config import Job
-from pretrain_stage.errors import EXIT_TEMPORARY, UserError
+from pretrain_stage.errors import EXIT_TEMPORARY, PEER_LEFT, UserError
 from pretrain_stage.events import Events
 from pretrain_stage.process import Stopped
 
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.environment import prepare_environment
 
-ECHO = "another process of the training group left"
 _PEER_ERRORS = re.compile(
     r"Connection (closed|reset|refused)|connectFullMesh|Timed out|Broken pipe|NCCL|remote process exited", re.IGNORECASE
 )
@@ -49,7 +48,7 @@ def run_rank(job: Job[TrainerSpec], events: Events, record_samples: Path | None)
         raise
     except Exception as error:
         if _is_echo(error):
-            echo = PeerLost(f"{ECHO}: {_first_line(error)}")
+            echo = PeerLost(f"{PEER_LEFT}: {_first_line(error)}")
             _leave_for_torchrun(str(echo))
             raise echo from None
         _leave_for_torchrun(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")

@@ -6,7 +6,8 @@ pytorch_job    Kubeflow's PyTorchJob
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
 from pretrain_operator.api import PretrainJob
 from pretrain_operator.backends import pytorch_job
@@ -15,6 +16,9 @@ from pretrain_operator.stages import Stage
 
 class Backend(Protocol):
     """What a module in this package offers."""
+
+    KIND: Literal["PyTorchJob"]
+    """Kind of the resource."""
 
     def master_address(self, job: PretrainJob) -> str:
         """The name by which all nodes of the group find the first."""
@@ -25,6 +29,18 @@ class Backend(Protocol):
 
         attempt: which start of the group this is, from 1; it is a label of the pods and a variable in them.
         """
+        ...
+
+    def succeeded(self, group: Mapping[str, Any]) -> bool:
+        """Whether all pods of the group have ended well."""
+        ...
+
+    def failure(self, group: Mapping[str, Any]) -> str | None:
+        """What the resource says of a group that its controller has given up; None if it has not."""
+        ...
+
+    def suspended(self, group: Mapping[str, Any]) -> bool:
+        """Whether the group waits to be admitted: it has no pods then."""
         ...
 
 

@@ -7,7 +7,8 @@ The training operator adds PET_NNODES and PET_NPROC_PER_NODE, and a headless Ser
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torchx import specs
 
@@ -17,6 +18,7 @@ from pretrain_operator.names import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, WORKE
 from pretrain_operator.pod import pod_template
 from pretrain_operator.stages import Stage
 
+KIND: Literal["PyTorchJob"] = "PyTorchJob"
 CONTAINER = "pytorch"
 """The training operator looks for a container of this name."""
 INDEX_LABEL = "training.kubeflow.org/replica-index"
@@ -37,7 +39,7 @@ def training_group(job: PretrainJob, stage: Stage, attempt: int) -> dict[str, An
     """The PyTorchJob (kubeflow.org/v1) of the training stage."""
     return {
         "apiVersion": "kubeflow.org/v1",
-        "kind": "PyTorchJob",
+        "kind": KIND,
         "metadata": workload_metadata(job, _name(job), stage.name, attempt),
         "spec": {
             "nprocPerNode": stage.role.env["PET_NPROC_PER_NODE"],
@@ -63,6 +65,28 @@ def training_group(job: PretrainJob, stage: Stage, attempt: int) -> dict[str, An
             },
         },
     }
+
+
+def succeeded(group: Mapping[str, Any]) -> bool:
+    """Whether all pods of the group have ended well."""
+    return _says(group, "Succeeded") is not None
+
+
+def failure(group: Mapping[str, Any]) -> str | None:
+    """What the training operator says of a group that it has given up; None if it has not."""
+    return _says(group, "Failed")
+
+
+def suspended(group: Mapping[str, Any]) -> bool:
+    """Whether the group waits to be admitted: it has no pods then."""
+    return bool((group["spec"].get("runPolicy") or {}).get("suspend"))
+
+
+def _says(group: Mapping[str, Any], condition: str) -> str | None:
+    for one in (group.get("status") or {}).get("conditions") or []:
+        if one.get("type") == condition and one.get("status") == "True":
+            return str(one.get("message") or condition)
+    return None
 
 
 def _name(job: PretrainJob) -> str:

@@ -1,0 +1,188 @@
+"""What objects of the API server say about a job's workloads and pods, as facts that a decision needs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pretrain_operator.conditions import is_true, moment
+from pretrain_operator.digest import DIGEST, GENERATION
+from pretrain_operator.names import ATTEMPT_LABEL, STAGE_LABEL
+from pretrain_operator.observed import Body, Kind
+
+LOST_NODE = "DeletionByTaintManager"
+"""Reason of a pod's DisruptionTarget condition when its node did not answer for as long as the pod tolerates."""
+IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
+CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+INDEX_LABELS = ("batch.kubernetes.io/job-completion-index", "training.kubeflow.org/replica-index")
+
+
+@dataclass(frozen=True)
+class Hindrance:
+    """Why a pod cannot start."""
+
+    kind: Literal["Unschedulable", "ImagePull", "ContainerConfig"]
+    message: str
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a stage."""
+
+    name: str
+    uid: str
+    stage: str
+    index: int
+    """Task of the stage, or node of the training group."""
+    attempt: int
+    """Of a training group; 0 for pods of other stages."""
+    phase: str
+    node: str | None
+    address: str | None
+    exit_code: int | None
+    """Of its container, once that has ended."""
+    message: str
+    """The container's last words, or why Kubernetes ended it."""
+    ended: datetime | None
+    hindrance: Hindrance | None
+    disruption: str | None
+    """Why Kubernetes took it away, if it did."""
+    deleted: datetime | None
+    """When its grace period ends or ended, if it was deleted."""
+    body: Body
+
+    @property
+    def failed(self) -> bool:
+        return self.phase == "Failed" or self.exit_code not in (None, 0)
+
+    @property
+    def over(self) -> bool:
+        return self.phase in ("Succeeded", "Failed") or self.exit_code is not None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The Job or PyTorchJob of a stage."""
+
+    kind: Kind
+    name: str
+    uid: str
+    stage: str
+    attempt: int
+    """Of a training group; 0 for others."""
+    generation: int
+    """Generation of the PretrainJob that it was made for."""
+    digest: str | None
+    created: datetime
+    deleted: bool
+    body: Body
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        spec: Mapping[str, Any] = self.body.get("spec") or {}
+        return spec
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        status: Mapping[str, Any] = self.body.get("status") or {}
+        return status
+
+    def is_true(self, condition: str) -> bool:
+        return is_true(self.status.get("conditions") or [], condition)
+
+    def message_of(self, condition: str) -> str:
+        found = (one for one in self.status.get("conditions") or [] if one.get("type") == condition)
+        return str(next(found, {}).get("message") or "")
+
+
+def workload(body: Body) -> Workload:
+    """The facts of a Job or PyTorchJob."""
+    metadata = body["metadata"]
+    labels, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    return Workload(
+        kind=body["kind"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        stage=labels.get(STAGE_LABEL, ""),
+        attempt=_number(labels.get(ATTEMPT_LABEL)),
+        generation=_number(notes.get(GENERATION)),
+        digest=notes.get(DIGEST),
+        created=_known(metadata.get("creationTimestamp")),
+        deleted=metadata.get("deletionTimestamp") is not None,
+        body=body,
+    )
+
+
+def pod(body: Body) -> Pod:
+    """The facts of a pod."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    labels = metadata.get("labels") or {}
+    container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or []), {})
+    ended: Mapping[str, Any] = (container.get("state") or {}).get("terminated") or {}
+    return Pod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        stage=labels.get(STAGE_LABEL, ""),
+        index=_number(next((labels[name] for name in INDEX_LABELS if name in labels), None)),
+        attempt=_number(labels.get(ATTEMPT_LABEL)),
+        phase=status.get("phase") or "Pending",
+        node=(body.get("spec") or {}).get("nodeName"),
+        address=status.get("podIP"),
+        exit_code=ended.get("exitCode"),
+        message=_last_words(status, ended),
+        ended=moment(ended.get("finishedAt")),
+        hindrance=_hindrance(body, container),
+        disruption=_disruption(status),
+        deleted=moment(metadata.get("deletionTimestamp")),
+        body=body,
+    )
+
+
+def of_stage(pods: Iterable[Pod], stage: str) -> list[Pod]:
+    """The pods of a stage, in the order of their indices."""
+    return sorted((one for one in pods if one.stage == stage), key=lambda one: (one.index, one.name))
+
+
+def _last_words(status: Mapping[str, Any], ended: Mapping[str, Any]) -> str:
+    if ended.get("reason") == "OOMKilled":
+        return "out of memory (OOMKilled); raise the memory in resources, or give each process less to do"
+    said = str(ended.get("message") or "").strip()
+    if said:
+        return said
+    return str(status.get("message") or ended.get("reason") or "")
+
+
+def _hindrance(body: Body, container: Mapping[str, Any]) -> Hindrance | None:
+    """What keeps a pending pod from starting, as the scheduler or the kubelet says it."""
+    status, created = body.get("status") or {}, _known(body["metadata"].get("creationTimestamp"))
+    waiting: Mapping[str, Any] = (container.get("state") or {}).get("waiting") or {}
+    reason = waiting.get("reason")
+    if reason in IMAGE_REASONS:
+        return Hindrance("ImagePull", f"{reason}: {waiting.get('message') or container.get('image')}", created)
+    if reason in CONFIG_REASONS:
+        return Hindrance("ContainerConfig", f"{reason}: {waiting.get('message') or ''}".rstrip(": "), created)
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return Hindrance("Unschedulable", str(condition.get("message") or ""), created)
+    return None
+
+
+def _disruption(status: Mapping[str, Any]) -> str | None:
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            return str(condition.get("reason") or "DisruptionTarget")
+    return None
+
+
+def _number(text: str | None) -> int:
+    """A whole number that a label or an annotation holds; 0 for none."""
+    return int(text) if text is not None and text.isdecimal() else 0
+
+
+def _known(text: str | None) -> datetime:
+    time = moment(text)
+    assert time is not None, "the API server sets creationTimestamp"
+    return time

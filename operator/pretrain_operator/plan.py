@@ -1,0 +1,130 @@
+"""What should be done about a PretrainJob now: the whole of the operator's decisions, pure.
+
+`plan` is a list of guard clauses. Everything follows from the job, what is observed of its children, and the time; nothing
+depends on having seen an event. What must survive the operator's own death is in the job's status: an attempt to train is
+ended by writing the next attempt's number there, first; the group that carries an older number is taken away afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from pretrain_stage.errors import UserError
+
+from pretrain_operator import reasons
+from pretrain_operator.api import PretrainJob, check_in_cluster, parse_job
+from pretrain_operator.check import Surroundings, arithmetic, faults
+from pretrain_operator.config_map import config_map, config_map_name
+from pretrain_operator.digest import content_changed, spec_digest
+from pretrain_operator.indexed_step import indexed_step
+from pretrain_operator.observed import Action, Apply, Body, Delete, Observed, Plan, Settings
+from pretrain_operator.stages import Stage
+from pretrain_operator.storage_claim import holder
+from pretrain_operator.tell import has, told
+from pretrain_operator.training_step import training_step
+from pretrain_operator.unworked import after_the_end, in_use, not_ours, refused
+from pretrain_operator.view import Step, View, delete, read_status, view_of
+
+
+def plan(body: Body, observed: Observed, settings: Settings, now: datetime) -> Plan:
+    """What to do about the job in `body`: never raises for anything that a user can write."""
+    if not_ours(body):
+        return Plan()
+    before = read_status(body)
+    if has(before, "Succeeded") or has(before, "Failed"):
+        return after_the_end(body, before, observed, now)
+    try:
+        job = accepted(body)
+    except UserError as error:
+        return refused(body, before, observed, reasons.INVALID, str(error), now)
+    rival = holder(body, observed.rivals)
+    if rival is not None:
+        return refused(body, before, observed, reasons.STORAGE_IN_USE, in_use(body, rival), now)
+    view = view_of(job, body, before, observed, settings, now)
+    done = _done_stages(view)
+    if len(done) == len(view.stages):
+        return told(view, Step(actions=_unused_config_maps(view)), done)
+    if view.deadline is not None and now >= view.deadline:
+        return told(view, _overdue(view), done)
+    return told(view, _next_step(view, done), done)
+
+
+def accepted(body: Body) -> PretrainJob:
+    """The job, if it can work. Raises UserError with everything that is wrong with it.
+
+    The API server has checked it against the CRD; what remains is arithmetic over several fields.
+    """
+    job = parse_job({name: body[name] for name in ("apiVersion", "kind", "metadata", "spec")}, "PretrainJob")
+    check_in_cluster(job)
+    wrong = faults(arithmetic(job, Surroundings()))
+    if wrong:
+        raise UserError("; ".join(wrong))
+    config_map(job)
+    return job
+
+
+def _next_step(view: View, done: list[Stage]) -> Step:
+    """What takes the first stage further that is not done."""
+    stage = view.stages[len(done)]
+    later = [view.workloads[one.name] for one in view.stages[len(done) + 1 :] if one.name in view.workloads]
+    if later:
+        # The spec was edited in what this stage reads, so what came out of the later ones is of an older spec.
+        gone = tuple(delete(one) for one in later if not one.deleted)
+        return Step(actions=gone, message=f"stages after {stage.name} begin again: the spec was edited")
+    step = training_step(view, stage) if stage.kind == "training" else indexed_step(view, stage)
+    return replace(step, actions=(*_config_map(view, step), *step.actions, *_unused_config_maps(view)))
+
+
+def _overdue(view: View) -> Step:
+    message = (
+        f"spec.activeDeadlineSeconds: {view.job.spec.active_deadline_seconds} s are over; delete this PretrainJob and apply it "
+        "with a longer time, or none: what is finished is kept and used"
+    )
+    return Step(failure=(reasons.DEADLINE_EXCEEDED, message))
+
+
+def _done_stages(view: View) -> list[Stage]:
+    """The stages, from the first, that need nothing more."""
+    done = []
+    for stage in view.stages:
+        if not _is_done(view, stage):
+            break
+        done.append(stage)
+    return done
+
+
+def _is_done(view: View, stage: Stage) -> bool:
+    made, wanted = view.workloads.get(stage.name), spec_digest(view.job, stage)
+    if made is None:
+        said = view.earlier(stage)
+        return said is not None and said.state == "Succeeded" and not content_changed(said.spec_digest, wanted)
+    if made.generation != view.generation and content_changed(made.digest, wanted):
+        return False
+    return view.backend.succeeded(made.body) if stage.kind == "training" else made.is_true("Complete")
+
+
+def _config_map(view: View, step: Step) -> tuple[Action, ...]:
+    """The ConfigMap that children to be made will mount, if it is missing."""
+    if not any(isinstance(action, Apply) for action in step.actions):
+        return ()
+    there = {body["metadata"]["name"] for body in view.observed.config_maps}
+    return () if config_map_name(view.job) in there else (Apply(config_map(view.job)),)
+
+
+def _unused_config_maps(view: View) -> tuple[Action, ...]:
+    """ConfigMaps of earlier specs that no workload mounts any more."""
+    used = {config_map_name(view.job), *(name for made in view.workloads.values() for name in _mounted(made.body))}
+    return tuple(
+        Delete("ConfigMap", body["metadata"]["name"], body["metadata"]["uid"], propagation="Background")
+        for body in view.observed.config_maps
+        if body["metadata"]["name"] not in used and body["metadata"].get("deletionTimestamp") is None
+    )
+
+
+def _mounted(made: Body) -> list[str]:
+    spec = made.get("spec") or {}
+    replicas = (spec.get("pytorchReplicaSpecs") or {}).get("Worker") or {}
+    template = spec.get("template") or replicas.get("template") or {}
+    volumes = (template.get("spec") or {}).get("volumes") or []
+    return [volume["configMap"]["name"] for volume in volumes if "configMap" in volume]
