@@ -4,7 +4,7 @@ pydantic writes JSON Schema; the API server takes only structural schemas, a sub
 turns one into the other and raises on whatever it does not know, so that nothing is lost in silence: a bound that the API
 server would not check must not look as if it did.
 
-    python -m pretrain_operator.crd     writes the CRD into the chart (`make generate`)
+    python -m pretrain_operator.crd     writes the CRD into the chart, and as it is into deploy/ (`make generate`)
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pretrain_operator.api import GROUP, IN_CLUSTER, KIND, VERSION, PretrainJob,
 
 PLURAL = "pretrainjobs"
 CHART_FILE = Path("charts/pretrain-operator/templates/crd.yaml")
+PLAIN_FILE = Path("deploy/crd.yaml")
 
 PRINTER_COLUMNS = (
     {"name": "Phase", "type": "string", "jsonPath": ".status.phase", "description": "The conditions in one word."},
@@ -69,9 +70,14 @@ def crd() -> dict[str, Any]:
     }
 
 
+def plain() -> str:
+    """The CRD for `kubectl apply --server-side`."""
+    return yaml.safe_dump(crd(), sort_keys=False, allow_unicode=True, width=120)
+
+
 def chart_template() -> str:
     """The CRD as a template of the chart: switched by crds.enabled, kept at uninstall by crds.keep."""
-    body = yaml.safe_dump(crd(), sort_keys=False, allow_unicode=True, width=120)
+    body = plain()
     assert "{{" not in body, "Helm would take this for a template action"
     named = f"  name: {PLURAL}.{GROUP}\n"
     assert body.count(named) == 1, "the annotation has to go under metadata"
@@ -246,11 +252,11 @@ def _ordered(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Writes the CRD into the chart of this checkout."""
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else CHART_FILE
-    if not target.parent.is_dir():
-        sys.exit(f"{target.parent}: no such folder; call this in the root of a checkout, or give the file to write")
-    target.write_text(chart_template(), encoding="utf-8")
+    """Writes both files of this checkout."""
+    for target, text in ((CHART_FILE, chart_template()), (PLAIN_FILE, plain())):
+        if not target.parent.is_dir():
+            sys.exit(f"{target.parent}: no such folder; call this in the root of a checkout")
+        target.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

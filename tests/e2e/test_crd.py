@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import random
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 from pretrain_operator.api import IMMUTABLE, parse_job
 from pretrain_operator.crd import crd
 from pretrain_stage.errors import UserError
@@ -42,18 +40,6 @@ def test_the_definition_is_accepted_as_it_is(kubectl: Kubectl) -> None:
     before = kubectl.get(NAME)["metadata"]["resourceVersion"]
     kubectl("apply", "--server-side", "-f", "-", stdin=crd())
     assert kubectl.get(NAME)["metadata"]["resourceVersion"] == before
-
-
-def test_the_chart_renders_the_definition() -> None:
-    def template(*arguments: str) -> Any:
-        command = ["helm", "template", "x", "charts/pretrain-operator", "--kube-version", "1.34.0", *arguments]
-        return yaml.safe_load(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
-
-    assert template("--set", "crds.keep=false") == crd()
-    assert template("--set", "crds.enabled=false") is None
-    kept = template()
-    assert kept["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
-    assert kept == crd()
 
 
 def test_explain_answers_every_field(kubectl: Kubectl) -> None:

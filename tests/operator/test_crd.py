@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 import pytest
 import yaml
-from pretrain_operator.crd import CHART_FILE, chart_template, crd, structural
+from pretrain_operator.crd import CHART_FILE, PLAIN_FILE, chart_template, crd, plain, structural
 from pydantic import BaseModel, Field
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_committed_file_is_what_the_code_makes() -> None:
-    committed = (ROOT / CHART_FILE).read_text(encoding="utf-8")
-    assert committed == chart_template(), f"{CHART_FILE} is not what the code makes; run `make generate` and commit it"
+@pytest.mark.parametrize(("file", "text"), [(CHART_FILE, chart_template()), (PLAIN_FILE, plain())], ids=["chart", "plain"])
+def test_the_committed_files_are_what_the_code_makes(file: Path, text: str) -> None:
+    committed = (ROOT / file).read_text(encoding="utf-8")
+    assert committed == text, f"{file} is not what the code makes; run `make generate` and commit it"
 
 
 def test_the_template_is_the_crd_between_guards() -> None:
