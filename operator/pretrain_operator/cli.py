@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from pretrain_stage.errors import UserError
 
-LOCAL_EXTRA = {"typer", "rich", "torchx", "obstore"}
-"""What the commands import that the bare package does not bring."""
+EXTRAS = {"typer": "local", "rich": "local", "torchx": "local", "obstore": "local", "kubernetes": "cluster"}
+"""What the commands import that the bare package does not bring, and the extra that has it."""
 
 
 def main() -> NoReturn:
@@ -18,14 +19,14 @@ def main() -> NoReturn:
     try:
         from pretrain_operator.commands import app
 
-        app(prog_name="pretrain")
+        app(prog_name="kubectl pretrain" if Path(sys.argv[0]).name == "kubectl-pretrain" else "pretrain")
     except UserError as error:
         _end(f"error: {error}", error.exit_code)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in LOCAL_EXTRA:
+        if package not in EXTRAS:
             raise
-        _end(f"error: {package} is not installed; run: pip install 'pretrain-operator[local]'", 1)
+        _end(f"error: {package} is not installed; run: pip install 'pretrain-operator[{EXTRAS[package]}]'", 1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:

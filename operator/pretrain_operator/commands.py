@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pretrain_operator.kubectl.commands import cluster_commands
+
 EXIT_CODES = (
     "Exit codes: 0 done; 65 the job or its data is wrong, the message says where; 75 storage or network failed, try again; "
     "1 a fault of this program; 2 wrong usage; 130, 143 stopped by Ctrl-C, SIGTERM: run again to continue."
@@ -15,7 +17,7 @@ EXIT_CODES = (
 
 app = typer.Typer(
     name="pretrain",
-    help="From raw text to a trained language model: checks, runs and explains a PretrainJob.",
+    help="From raw text to a trained language model: checks, runs and explains a PretrainJob, here or on a cluster.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -173,6 +175,9 @@ def render(
         typer.echo(rendering.as_yaml(rendering.render(job, images)), nl=False)
     else:
         typer.echo(rendering.as_json(rendering.render(job, images)), nl=False)
+
+
+app.add_typer(cluster_commands)
 
 
 @app.command()

@@ -1,0 +1,15 @@
+"""The commands that speak to a cluster: submit, list, status, logs, suspend, resume, checkpoints. They need no operator of
+their own process; they read and write PretrainJobs as kubectl does, with the user's rights.
+
+Its modules, in the order of the flow:
+
+    commands, completion     what is typed, and what Tab offers
+    connection, refusal      one API server, and what it refuses as one sentence
+    seen                     a PretrainJob as it was read: lenient, typed
+    submit, switch           write: a file, or the field suspend
+    columns, listing         read: a table of jobs
+    view, watching           read: one job, drawn; and waiting for its end
+    pods, lines, logs        read: what the pods of a job print
+    stored                   read: the checkpoints of a job, from its storage
+    plain                    text of others, made harmless for a terminal
+"""
