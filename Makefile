@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 # Extra words for pytest, for example: make test PYTEST="-k checkpoint"
 PYTEST ?=
 
-.PHONY: help setup demo test check generate format lock bench clean
+.PHONY: help setup demo test check generate format lock bench images image-seaweedfs clean
 .DEFAULT_GOAL := help
 
 help:      ## This list
@@ -53,9 +53,27 @@ lock: setup  ## Compiles requirements/*.txt again, with hashes (torch stays out:
 	for extra in $(EXTRAS); do $(BIN)/uv pip compile --quiet --upgrade --extra $$extra --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --no-emit-package torch $(UV_FLAGS) --output-file requirements/$$extra.txt pyproject.toml || exit 1; done
+	$(BIN)/uv pip compile --quiet --upgrade --group build --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --no-emit-find-links --output-file requirements/build.txt
 
 bench: setup  ## Runs the benchmarks; figures go to build/figures.json
 	$(BIN)/python -m benchmarks
+
+# docs/images.md. A command that is given an image's name and its Dockerfile; this one reads BUILDER, BUILD_ARGS and LOAD.
+BUILD_IMAGE ?= images/build
+REGISTRY ?= localhost
+TAG ?= dev
+image_name = $(if $(REGISTRY),$(REGISTRY)/)pretrain-$(1):$(TAG)
+IMAGES := operator preprocess trainer
+images: $(addprefix image-,$(IMAGES))  ## Builds the container images (BUILD_IMAGE, BUILDER, LOAD, REGISTRY, TAG; see docs/images.md)
+
+image-%:
+	$(BUILD_IMAGE) $(call image_name,$*) images/$*.Dockerfile
+
+# The server that e2e tests store in.
+image-seaweedfs:
+	$(BUILD_IMAGE) $(call image_name,seaweedfs) tests/e2e/images/seaweedfs.Dockerfile
 
 clean:  ## Removes what the demo made, keeps .venv
 	rm -rf build
