@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pretrain_operator.cluster.options import parse
 from pretrain_operator.crd import crd
 from pretrain_operator.pod import USER
 
@@ -195,6 +197,17 @@ def test_every_argument_of_the_operator_comes_from_a_value() -> None:
         "--log-format=text",
         "--log-level=debug",
     ]
+
+
+@pytest.mark.parametrize("values", [{}, NAMESPACED], ids=["cluster", "namespaced"])
+def test_the_operator_takes_its_arguments(values: Object) -> None:
+    """Its own parser, and with its own defaults: the chart's are the same."""
+    environment = {"POD_NAME": "operator-0", "POD_NAMESPACE": "pretrain-system"}
+    options = parse(arguments(values), environment)
+    assert list(options.namespaces) == values.get("watch", {}).get("namespaces", [])
+    bare = parse([f"--namespace={namespace}" for namespace in options.namespaces], environment)
+    settings = dataclasses.replace(options.settings, images=bare.settings.images)
+    assert dataclasses.replace(options, settings=settings) == bare
 
 
 def test_probes_services_and_annotations_go_to_the_ports() -> None:
