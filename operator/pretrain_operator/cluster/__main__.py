@@ -1,0 +1,5 @@
+"""`python -m pretrain_operator.cluster`."""
+
+from pretrain_operator.cluster.main import main
+
+main()
