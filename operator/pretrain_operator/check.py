@@ -176,9 +176,11 @@ def _memory(job: PretrainJob, memory: Memory, around: Surroundings) -> Finding:
     details = tuple(memory.table().splitlines())
     training = job.spec.training
     needed = f"{memory.total / GIB:.1f} GiB a process"
+    instead = ""
     if not training.gpus_per_node and around.memory is None:
         limit = mebibytes(training.resources.memory) * 2**20
         name, device = f"training.resources.memory for each of {training.processes} processes", limit // training.processes
+        instead = "raise training.resources.memory, or "
     elif not training.gpus_per_node:
         assert around.memory is not None, "the case before"
         name, device = f"main memory for each of {training.world_size} processes", around.memory // training.world_size
@@ -194,7 +196,7 @@ def _memory(job: PretrainJob, memory: Memory, around: Surroundings) -> Finding:
     return Finding(
         "memory",
         False,
-        f"spec.training: {needed} needed, but there are {device / GIB:.1f} GiB ({name}); {memory.remedy(device)}",
+        f"spec.training: {needed} needed, but there are {device / GIB:.1f} GiB ({name}); {instead}{memory.remedy(device)}",
         details,
     )
 

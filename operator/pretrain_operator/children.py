@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 from pretrain_operator.api import PretrainJob
 from pretrain_operator.backends import BACKENDS
 from pretrain_operator.config_map import KEY, config_map
-from pretrain_operator.digest import annotations
+from pretrain_operator.digest import marks
 from pretrain_operator.indexed_job import indexed_job
 from pretrain_operator.pod import JOB_FOLDER
-from pretrain_operator.stages import Site, Stage, stages
-
-VERSION = version("pretrain-operator")
-
-
-@dataclass(frozen=True)
-class Images:
-    """The container images that stages run in."""
-
-    preprocess: str = f"pretrain-preprocess:{VERSION}"
-    trainer: str = f"pretrain-trainer:{VERSION}"
-    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    pull_secrets: tuple[str, ...] = ()
-    """Names of Secrets in the job's namespace that the kubelet pulls images with."""
+from pretrain_operator.stages import Images, Site, Stage, stages
 
 
 def cluster_site(job: PretrainJob, images: Images) -> Site:
     """Where the job's stages run in a cluster."""
     return Site(
         job_file=f"{JOB_FOLDER}/{KEY}",
-        preprocess_image=images.preprocess,
-        trainer_image=images.trainer,
+        images=images,
         master_address=BACKENDS[job.spec.training.backend].master_address(job),
     )
 
@@ -53,5 +37,5 @@ def child(job: PretrainJob, stage: Stage, attempt: int = 1, generation: int | No
             made = indexed_job(job, stage)
         case "training":
             made = BACKENDS[job.spec.training.backend].training_group(job, stage, attempt)
-    made["metadata"]["annotations"] = annotations(job, stage, generation)
+    made["metadata"]["annotations"] = marks(job, stage, generation)
     return made

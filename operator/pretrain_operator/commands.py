@@ -159,14 +159,16 @@ def render(
       pretrain render job.yaml -o yaml | kubectl diff -f -
       pretrain render job.yaml --job-file > job.json
     """
+    from dataclasses import replace
+
     from pretrain_operator import render as rendering
     from pretrain_operator.api import load_job
-    from pretrain_operator.children import Images, cluster_site
-    from pretrain_operator.stages import stages
+    from pretrain_operator.children import cluster_site
+    from pretrain_operator.stages import Images, stages
 
     job = load_job(job_file)
     given = {"preprocess": preprocess_image, "trainer": trainer_image}
-    images = Images(**{name: image for name, image in given.items() if image is not None})
+    images = replace(Images(), **{name: image for name, image in given.items() if image is not None})
     if as_job_file:
         typer.echo(rendering.job_file_text(job), nl=False)
     elif output is Output.table:

@@ -26,7 +26,7 @@ FOR_ENGINES = {"corpus": ("parallelism", "resources"), "training": ("resources",
 """Fields of those sections that no program reads."""
 
 
-def annotations(job: PretrainJob, stage: Stage, generation: int | None) -> dict[str, str]:
+def marks(job: PretrainJob, stage: Stage, generation: int | None) -> dict[str, str]:
     """What a child is marked with. generation: that of the job in the cluster; None for a job from a file."""
     return {DIGEST: spec_digest(job, stage)} | ({} if generation is None else {GENERATION: str(generation)})
 

@@ -94,8 +94,8 @@ class Workload:
         return is_true(self.status.get("conditions") or [], condition)
 
     def message_of(self, condition: str) -> str:
-        found = (one for one in self.status.get("conditions") or [] if one.get("type") == condition)
-        return str(next(found, {}).get("message") or "")
+        found = [one for one in self.status.get("conditions") or [] if one.get("type") == condition]
+        return str(found[0].get("message") or "") if found else ""
 
 
 def workload(body: Body) -> Workload:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from pretrain_operator.children import Images
+from pretrain_operator.stages import Images
 
 Body = Mapping[str, Any]
 """An object of the API server, as it sent it. Never changed in place."""

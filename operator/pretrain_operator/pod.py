@@ -61,11 +61,13 @@ def pod_template(
                 "fsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
+            **_pull_secrets(stage),
             **_scheduling(job, affinity),
             "containers": [
                 {
                     "name": container,
                     "image": role.image,
+                    "imagePullPolicy": stage.images.pull_policy,
                     "command": [role.entrypoint, *role.args],
                     "env": [*environment, *_storage_credentials(job), *_folders()],
                     **({"ports": ports} if ports else {}),
@@ -83,6 +85,11 @@ def pod_template(
             "volumes": [volume for volume, _ in volumes],
         },
     }
+
+
+def _pull_secrets(stage: Stage) -> dict[str, Any]:
+    secrets = [{"name": name} for name in stage.images.pull_secrets]
+    return {"imagePullSecrets": secrets} if secrets else {}
 
 
 def _volumes(job: PretrainJob, shared_memory: bool) -> list[tuple[dict[str, Any], dict[str, Any]]]:

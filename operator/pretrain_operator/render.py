@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from pretrain_operator.api import PretrainJob, check_in_cluster
-from pretrain_operator.children import Images, children
-from pretrain_operator.stages import Stage
+from pretrain_operator.children import children
+from pretrain_operator.stages import Images, Stage
 
 HEADINGS = ("STAGE", "TASKS", "AT ONCE", "CPU", "MEMORY", "GPUS", "COMMAND")
 

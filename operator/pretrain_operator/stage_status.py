@@ -58,7 +58,7 @@ def training_progress(
 
     heard: what rank 0 last said, which counts if it is a pod of this attempt. pods: those of the training group.
     """
-    if before is None and not pods:
+    if before is None and not pods and attempt == 1:
         return None
     now = before or TrainingProgress()
     batch = batch_of(job.spec.training)
@@ -90,7 +90,7 @@ def training_progress(
 
 def duration(seconds: float) -> str:
     """A time for people, of its two largest units: 3d4h, 5m10s."""
-    left, parts = max(0, round(seconds)), []
+    left, parts = max(0, round(seconds)), list[str]()
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
         count, left = divmod(left, length)
         if count or (unit == "s" and not parts):

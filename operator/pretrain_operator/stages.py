@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Literal
 
 from pretrain_preprocess.config import Corpus, Resources
@@ -21,14 +22,27 @@ from pretrain_operator.quantity import cores, mebibytes
 Kind = Literal["indexed", "training"]
 
 
+VERSION = version("pretrain-operator")
+
+
+@dataclass(frozen=True)
+class Images:
+    """The container images that stages run in, and how the kubelet gets them."""
+
+    preprocess: str = f"pretrain-preprocess:{VERSION}"
+    trainer: str = f"pretrain-trainer:{VERSION}"
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets in the job's namespace that the kubelet pulls images with."""
+
+
 @dataclass(frozen=True)
 class Site:
     """Where stages run: what differs between a cluster and one machine."""
 
     job_file: str
     """Path of the resolved job file, as a stage program sees it."""
-    preprocess_image: str
-    trainer_image: str
+    images: Images = field(default_factory=Images)
     python: str = "python"
     master_address: str = "127.0.0.1"
     """Host of training's rank 0."""
@@ -49,6 +63,7 @@ class Stage:
     """Replicas that may run at the same time; for training all of them must."""
     resources: Resources | TrainingResources = field(default_factory=Resources)
     """What each replica asks for, as the user wrote it; the AppDef has it in whole cores and MiB."""
+    images: Images = field(default_factory=Images)
 
     @property
     def role(self) -> specs.Role:
@@ -94,10 +109,10 @@ def _deduplication(corpus: Corpus) -> Iterator[tuple[str, int]]:
 def _preprocess(job: PretrainJob, site: Site, name: str, tasks: int) -> Stage:
     resources = job.spec.corpus.resources
     return _stage(
-        name,
+        site,
         specs.Role(
             name=name,
-            image=site.preprocess_image,
+            image=site.images.preprocess,
             entrypoint=site.python,
             args=["-m", "pretrain_preprocess", name, "--job", site.job_file, "--index", specs.macros.replica_id],
             num_replicas=tasks,
@@ -112,10 +127,10 @@ def _train(job: PretrainJob, site: Site) -> Stage:
     """The training group: one launcher a node, which starts the node's processes (torchrun, static rendezvous)."""
     training = job.spec.training
     return _stage(
-        "train",
+        site,
         specs.Role(
             name="train",
-            image=site.trainer_image,
+            image=site.images.trainer,
             entrypoint=site.python,
             args=["-m", "pretrain_trainer", "launch", "--job", site.job_file],
             env={
@@ -137,10 +152,10 @@ def _train(job: PretrainJob, site: Site) -> Stage:
 
 def _one_trainer(job: PretrainJob, site: Site, name: str, gpus: int) -> Stage:
     return _stage(
-        name,
+        site,
         specs.Role(
             name=name,
-            image=site.trainer_image,
+            image=site.images.trainer,
             entrypoint=site.python,
             args=["-m", "pretrain_trainer", name, "--job", site.job_file],
             num_replicas=1,
@@ -157,6 +172,10 @@ def _trainer_resource(job: PretrainJob, gpus: int) -> specs.Resource:
 
 
 def _stage(
-    name: str, role: specs.Role, parallelism: int, resources: Resources | TrainingResources, kind: Kind = "indexed"
+    site: Site,
+    role: specs.Role,
+    parallelism: int,
+    resources: Resources | TrainingResources,
+    kind: Kind = "indexed",
 ) -> Stage:
-    return Stage(name, kind, specs.AppDef(name=name, roles=[role]), parallelism, resources)
+    return Stage(role.name, kind, specs.AppDef(name=role.name, roles=[role]), parallelism, resources, site.images)

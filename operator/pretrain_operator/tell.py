@@ -130,7 +130,7 @@ def has(status: PretrainJobStatus, kind: str) -> bool:
 
 def urgent(before: PretrainJobStatus, after: PretrainJobStatus) -> bool:
     """Whether a change is one of state, not of progress."""
-    return _state(before) != _state(after)
+    return bool(_state(before) != _state(after))
 
 
 def _state(status: PretrainJobStatus) -> Any:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from pretrain_operator.api import parse_job
-from pretrain_operator.children import Images, child, children, cluster_site
+from pretrain_operator.children import child, children, cluster_site
 from pretrain_operator.config_map import config_map
-from pretrain_operator.stages import stages
+from pretrain_operator.stages import Images, stages
 
 from tests.e2e.kubectl import Kubectl
 from tests.operator.golden import IMAGES, golden_jobs

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 from pretrain_operator.api import PretrainJob, parse_job
-from pretrain_operator.children import Images
 from pretrain_operator.names import STAGE_LABEL
 from pretrain_operator.render import as_yaml, render
+from pretrain_operator.stages import Images
 
 from tests.operator.jobs import job
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pretrain_operator.api import PretrainJob, parse_job
 from pretrain_operator.backends import BACKENDS
-from pretrain_operator.children import Images, child, children, cluster_site
+from pretrain_operator.children import child, children, cluster_site
 from pretrain_operator.config_map import FOR_ENGINES, config_map
 from pretrain_operator.render import as_json, as_yaml, render
-from pretrain_operator.stages import Stage, stages
+from pretrain_operator.stages import Images, Stage, stages
 from pretrain_stage.errors import UserError
 
 from tests.operator.golden import FOLDER, IMAGES, golden_jobs, golden_text

@@ -98,7 +98,7 @@ def test_render_prints_stages_objects_and_job_file(tmp_path: Path) -> None:
     table = pretrain("render", path)
     assert table.returncode == 0, table.stderr
     first_words = [line.split()[0] for line in table.stdout.splitlines()]
-    assert first_words == ["STAGE", *(stage.name for stage in stages(parse_job(job(), "job"), Site("", "", "")))]
+    assert first_words == ["STAGE", *(stage.name for stage in stages(parse_job(job(), "job"), Site("")))]
 
     as_yaml = list(yaml.safe_load_all(pretrain("render", path, "-o", "yaml", "--trainer-image", "mine:1").stdout))
     as_json = json.loads(pretrain("render", path, "-o", "json", "--trainer-image", "mine:1").stdout)
@@ -289,14 +289,14 @@ def test_run_on_s3(tmp_path: Path, text: Path, seaweedfs: SeaweedFS, s3_uri: str
     ("until", "last"), [(None, "report"), ("preflight", "preflight"), ("tokenize", "tokenize"), ("train", "train")]
 )
 def test_up_to_a_stage(until: str | None, last: str) -> None:
-    planned = stages(parse_job(job(), "job"), Site("", "", ""))
+    planned = stages(parse_job(job(), "job"), Site(""))
     found = up_to(planned, until)
     assert [stage.name for stage in found] == [stage.name for stage in planned[: len(found)]]
     assert found[-1].name == last
 
 
 def test_a_stage_that_there_is_not() -> None:
-    planned = stages(parse_job(job(), "job"), Site("", "", ""))
+    planned = stages(parse_job(job(), "job"), Site(""))
     with pytest.raises(
         UserError, match=r"--until: tokenise is no stage of this job; did you mean tokenize\? Its stages: pre"
     ):
@@ -318,7 +318,7 @@ def test_completion_knows_every_stage(job_file: Path) -> None:
     said = pretrain(_PRETRAIN_COMPLETE="complete_bash", COMP_WORDS=f"pretrain run {job_file} --until t", COMP_CWORD="4")
     assert said.stdout.split() == ["tokenizer", "tokenize", "train"]
     planned = [
-        [stage.name for stage in stages(parse_job(job({"corpus.deduplicate": {"method": method}}), "job"), Site("", "", ""))]
+        [stage.name for stage in stages(parse_job(job({"corpus.deduplicate": {"method": method}}), "job"), Site(""))]
         for method in ("none", "exact", "minhash")
     ]
     assert set().union(*planned) == set(STAGE_NAMES)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 from pretrain_operator.api import load_job, parse_job
-from pretrain_operator.children import Images, cluster_site
+from pretrain_operator.children import cluster_site
 from pretrain_operator.render import describe, job_file_text, render
-from pretrain_operator.stages import stages
+from pretrain_operator.stages import Images, stages
 from pretrain_stage.errors import UserError
 from pretrain_trainer.config.memory import GIB, estimate, setup_of
 

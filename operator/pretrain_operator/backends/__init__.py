@@ -5,8 +5,8 @@ pytorch_job    Kubeflow's PyTorchJob
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from pretrain_operator.api import PretrainJob

@@ -24,8 +24,6 @@ def site(job_file: Path, *, master_port: int, metrics_port: int) -> Site:
     """This machine as a place where stages run. There are no images: the programs are those of this interpreter."""
     return Site(
         job_file=_literal(str(job_file)),
-        preprocess_image="",
-        trainer_image="",
         python=sys.executable,
         master_address="127.0.0.1",
         master_port=master_port,

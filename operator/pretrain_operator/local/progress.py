@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pretrain_stage.manifest import Counts, Manifest, add_counts
 
-from pretrain_operator.stages import Stage
+if TYPE_CHECKING:  # views of a run need no torchx
+    from pretrain_operator.stages import Stage
 
 Word = Literal["waiting", "running", "stopping", "done", "unchanged", "failed", "stopped"]
 
