@@ -159,16 +159,13 @@ def render(
       pretrain render job.yaml -o yaml | kubectl diff -f -
       pretrain render job.yaml --job-file > job.json
     """
-    from dataclasses import replace
-
     from pretrain_operator import render as rendering
     from pretrain_operator.api import load_job
     from pretrain_operator.children import cluster_site
     from pretrain_operator.stages import Images, stages
 
     job = load_job(job_file)
-    given = {"preprocess": preprocess_image, "trainer": trainer_image}
-    images = replace(Images(), **{name: image for name, image in given.items() if image is not None})
+    images = Images(preprocess_image or Images.preprocess, trainer_image or Images.trainer)
     if as_job_file:
         typer.echo(rendering.job_file_text(job), nl=False)
     elif output is Output.table:
