@@ -75,8 +75,29 @@ def test_prometheus_serves_what_was_measured(monkeypatch: pytest.MonkeyPatch) ->
         "checkpoint_seconds_count": 1,
         "checkpoint_seconds_sum": 2.5,
         "checkpoint_bytes": 1000,
+        "checkpoint_step": 3,
+        "trained_tokens": 3 * 256,
     }
     assert {name: found[f"pretrain_training_{name}"] for name in expected} == expected
+
+
+def test_a_run_that_goes_on_begins_where_it_left_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first step too, which may take minutes; only what this process has done itself is counted from zero."""
+    monkeypatch.setenv("PRETRAIN_METRICS_PORT", "0")
+    events, stream = spoken()
+    metrics = Prometheus(Metadata(name="little", namespace="tests"), 48, events, done=12, done_tokens=12 * 256)
+    address = f"http://127.0.0.1:{json.loads(stream.getvalue())['metrics_port']}/metrics"
+
+    def served() -> tuple[float, ...]:
+        with urllib.request.urlopen(address) as answer:
+            found = samples(answer.read().decode())
+        names = ("step", "checkpoint_step", "trained_tokens", "tokens_total")
+        return tuple(found[f"pretrain_training_{name}"] for name in names)
+
+    assert served() == (12, 12, 12 * 256, 0)
+    metrics.step(step(13))
+    assert served() == (13, 12, 13 * 256, 256)
+    metrics.close()
 
 
 def test_a_real_run_serves_them_by_the_naming_rules(trained_by_two: Trained) -> None:
@@ -87,6 +108,7 @@ def test_a_real_run_serves_them_by_the_naming_rules(trained_by_two: Trained) -> 
         for name in (
             *("step", "steps", "loss", "validation_loss", "learning_rate", "gradient_norm", "tokens", "tokens_per_second"),
             *("step_seconds", "data_wait_seconds", "checkpoint_seconds", "checkpoint_bytes"),
+            *("checkpoint_step", "trained_tokens"),
         )
     }
     for family in families:
@@ -100,6 +122,7 @@ def test_a_real_run_serves_them_by_the_naming_rules(trained_by_two: Trained) -> 
     done = found["pretrain_training_step"]
     assert 24 <= done <= STEPS, "read soon after the first validation"
     assert found["pretrain_training_tokens_total"] == done * SAMPLES * SEQUENCE
+    assert found["pretrain_training_trained_tokens"] == done * SAMPLES * SEQUENCE
     assert found["pretrain_training_step_seconds_count"] == done
     assert found["pretrain_training_steps"] == STEPS
 

@@ -125,9 +125,12 @@ class SpokenEvents:
 
 
 class Prometheus:
-    """The metrics of a run in progress, served over HTTP in its own process. A restarted run counts from zero again."""
+    """The metrics of a run in progress, served over HTTP in its own process. Counters of a restarted run begin at zero.
 
-    def __init__(self, metadata: Metadata, steps: int, events: Events) -> None:
+    done, done_tokens: optimizer steps and tokens that the run goes on from, which is where its newest checkpoint is.
+    """
+
+    def __init__(self, metadata: Metadata, steps: int, events: Events, done: int = 0, done_tokens: int = 0) -> None:
         # A series more for each counter and histogram, for which nobody asks.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -155,7 +158,12 @@ class Prometheus:
         self.data_wait_seconds = histogram("data_wait_seconds", "Time in each step that was spent waiting for samples.")
         self.checkpoint_seconds = histogram("checkpoint_seconds", "Time that training stood still for a checkpoint.")
         self.checkpoint_bytes = gauge("checkpoint_bytes", "Size of the last checkpoint.")
+        self.checkpoint_step = gauge("checkpoint_step", "Step of the newest committed checkpoint; 0 before the first.")
+        self.trained_tokens = gauge("trained_tokens", "Tokens trained on since training began, over all starts of the run.")
         gauge("steps", "Optimizer steps that the job asks for.").set(steps)
+        self.last_step.set(done)
+        self.checkpoint_step.set(done)
+        self.trained_tokens.set(done_tokens)
         self.server, self.thread = self._serve(events)
 
     def _serve(self, events: Events) -> Any:
@@ -176,6 +184,7 @@ class Prometheus:
         self.learning_rate.set(measures.learning_rate)
         self.grad_norm.set(measures.grad_norm)
         self.tokens.inc(measures.tokens)
+        self.trained_tokens.set(measures.tokens * measures.step)
         self.tokens_per_second.set(measures.tokens_per_second)
         self.step_seconds.observe(measures.seconds)
         self.data_wait_seconds.observe(measures.data_wait_seconds)
@@ -186,6 +195,7 @@ class Prometheus:
     def checkpoint(self, measures: CheckpointMeasures) -> None:
         self.checkpoint_seconds.observe(measures.seconds)
         self.checkpoint_bytes.set(measures.bytes)
+        self.checkpoint_step.set(measures.step)
 
     def publish(self) -> None:
         pass

@@ -157,7 +157,7 @@ def listeners_of(storage: Storage, plan: Plan, group: Group, scratch: Path, done
         return []
     listeners: list[Listener] = [
         SpokenEvents(events, plan.batch.steps, done),
-        Prometheus(plan.job.metadata, plan.batch.steps, events),
+        Prometheus(plan.job.metadata, plan.batch.steps, events, done, done * plan.batch.tokens),
         Record(storage, scratch, done),
     ]
     if plan.job.spec.training.tensorboard:
