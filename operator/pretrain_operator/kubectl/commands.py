@@ -153,11 +153,11 @@ def list_(
     from pretrain_operator.kubectl.listing import Listing, list_changes, list_once
 
     cluster = _cluster(kubeconfig, context, namespace)
-    form = None if output is None or output is ListOutput.wide else output.value
+    form = None if output is None or output is ListOutput.wide else ObjectOutput(output.value)
     wanted = Listing(
         None if all_namespaces else cluster.namespace,
         selector,
-        form,
+        _form(form),
         wide=output is ListOutput.wide,
         headers=not no_headers,
     )

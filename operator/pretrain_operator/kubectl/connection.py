@@ -333,7 +333,7 @@ def _from_inside() -> tuple[Configuration, str]:
         )
         return configuration, (SERVICE_ACCOUNT / "namespace").read_text().strip()
     except (config.ConfigException, OSError) as error:
-        raise UserError(
+        raise ClusterError(
             f"no kubeconfig, and no service account here ({plain(str(error))}); give --kubeconfig FILE"
         ) from None
 
@@ -344,7 +344,7 @@ def _from_kubeconfig(target: Target) -> tuple[Configuration, str]:
     if not files or not any(file.exists() for file in files):
         missing = str(target.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config")
         where = "--kubeconfig" if target.kubeconfig is not None else "kubeconfig"
-        raise UserError(
+        raise ClusterError(
             f"{where}: {missing} does not exist; give --kubeconfig FILE, or set KUBECONFIG to the cluster's file"
         )
     shown = ":".join(map(str, files))
@@ -359,7 +359,7 @@ def _from_kubeconfig(target: Target) -> tuple[Configuration, str]:
         raise ClusterError(f"--context: {plain(str(name))} is not in {shown}; it has: {plain(names)}") from None
     except (config.ConfigException, yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         why = plain(str(error)) or type(error).__name__
-        raise UserError(
+        raise ClusterError(
             f"kubeconfig: {shown} cannot be used ({why}); correct it, or choose a context with --context"
         ) from None
     return configuration, namespace

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pretrain_stage.events import read_event
 
-from pretrain_operator.kubectl.plain import escaped, plain_line
+from pretrain_operator.kubectl.plain import escaped, plain, plain_line
 from pretrain_operator.kubectl.pods import SeenPod
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
@@ -44,7 +44,7 @@ def written(pod: SeenPod, stamp: str, line: str, style: Style) -> str:
     if style.raw:
         return f"{time}{escaped(line, keep=chr(9)) if style.terminal else line}"
     kind, said = spoken(line)
-    said = plain_line(said)
+    said = plain(said) if kind else plain_line(said)
     prefix = f"[{pod.label}]"
     if style.colour:
         prefix = f"\x1b[{PREFIX_COLOURS[pod.index % len(PREFIX_COLOURS)]}m{prefix}\x1b[0m"

@@ -299,7 +299,9 @@ def _nothing(job: SeenJob, wanted: Wanted) -> str:
         )
     stages = ", ".join(stage.name for stage in job.stages if stage.state == "Running")
     where = "" if wanted.choice.stage is None else f" of stage {wanted.choice.stage}"
-    return f"{job.name} has no such pods{where} ({'running: ' + stages if stages else job.phase or 'not begun'})"
+    number = "".join(f" {index}" for index in wanted.choice.indices)
+    which = f"no pod with index{number}" if number else "no pods"
+    return f"{job.name} has {which}{where} now ({'running: ' + stages if stages else job.phase or 'no status yet'})"
 
 
 def _note(message: str) -> None:

@@ -138,7 +138,7 @@ def _cause(path: str, message: str) -> str:
     found = re.match(r'(?:Invalid|Unsupported) value: (".*?(?<!\\)"|[^:]*): (.*)', message, re.DOTALL)
     if found:
         value, sentence = found.groups()
-    sentence = sentence.removeprefix(f"{path} in body ")
+    sentence = sentence.removeprefix(f"{path} in body ").removeprefix("Forbidden: ")
     # For a whole section the value reads "object", which says nothing.
     return plain(sentence if value in ("", '"object"', "null") else f"{value}: {sentence}")
 

@@ -87,6 +87,18 @@ def table(found: list[Stored]) -> list[str]:
     return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def _row(one: Stored) -> tuple[str, ...]:
+    return (
+        str(one.step),
+        "" if one.tokens is None else f"{one.tokens:,}",
+        size(one.size),
+        "" if one.time is None else f"{one.time.astimezone():%Y-%m-%d %H:%M:%S}",
+        "" if one.processes is None else str(one.processes),
+        "" if one.loss is None else f"{one.loss:.4f}",
+        "no" if one.fault else "yes",
+    )
+
+
 def _fault(storage: Storage, manifest: CheckpointManifest, file: RankFile, there: dict[str, Entry], *, deep: bool) -> str:
     """What is wrong with a file of a checkpoint."""
     path = f"{manifest.folder}/{file.name}"

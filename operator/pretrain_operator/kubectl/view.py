@@ -5,6 +5,7 @@ In the manner of the local engine's view, from what the operator wrote into the 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -32,12 +33,17 @@ NORMAL = {"Accepted": "True", "Progressing": "True", "Suspended": "False", "Succ
 UNSEEN_SECONDS = 30
 """After so long without a word of an operator's, there may be none."""
 RESTARTS_SHOWN = 5
+LINES_BESIDES_STAGES = 14
+"""Lines that title, training, a restart and a condition take, about."""
 
 
-def draw(job: SeenJob, now: datetime, losses: Sequence[float] = (), note: str = "") -> RenderableType:
-    """The job as a table: a line a stage, what training says below its own; then what needs attention.
+def draw(
+    job: SeenJob, now: datetime, losses: Sequence[float] = (), note: str = "", height: int | None = None
+) -> RenderableType:
+    """The job as a table: a line a stage, what training says below; then what needs attention.
 
-    losses: those seen so far, for a curve. note: what is to be said of the connection.
+    losses: those seen so far, for a curve. note: what is to be said of the connection. height: lines that there is room for;
+    where there are few, stages that are done and those to come share a line.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True, header_style="dim")
     table.add_column("STAGE", no_wrap=True, min_width=10)
@@ -45,18 +51,28 @@ def draw(job: SeenJob, now: datetime, losses: Sequence[float] = (), note: str = 
     table.add_column("TASKS", justify="right", no_wrap=True)
     table.add_column("", ratio=1, overflow="fold")
     table.add_column("TIME", justify="right", no_wrap=True)
-    for stage in job.stages:
+    short = height is not None and height < len(job.stages) + LINES_BESIDES_STAGES
+    for state, stages in _folded(job.stages) if short else ((stage.state, [stage]) for stage in job.stages):
+        if len(stages) > 1:
+            table.add_row(f"{len(stages)} stages", Text(state, style=STYLES.get(state, "")), "", "", "")
+            continue
+        (stage,) = stages
         table.add_row(
             stage.name,
-            Text(stage.state, style=STYLES.get(stage.state, "")),
+            Text(state, style=STYLES.get(state, "")),
             f"{stage.succeeded}/{stage.tasks}",
-            Group(*_details(job, stage, losses)),
+            _detail(job, stage),
             duration(_seconds(stage, now)),
         )
-    parts: list[RenderableType] = [Text.assemble(*_title(job, now)), Text(job.storage, style="dim"), Text()]
-    parts += [table] if job.stages else []
+    parts: list[RenderableType] = [Text.assemble(*_title(job, now)), Text(job.storage, style="dim")]
+    parts += [Text(), table] if job.stages else []
+    parts += _training(job, losses)
     parts += _restarts(job)
-    parts += [Text(f"{line}", style="bold red" if failed else "yellow") for line, failed in attention(job, now)]
+    succeeded = job.condition("Succeeded") if job.finished == "Succeeded" else None
+    parts += [Text(), Text(succeeded.message, style="green")] if succeeded and succeeded.message else []
+    lines = attention(job, now)
+    parts += [Text()] if lines else []
+    parts += [Text(line, style="bold red" if failed else "yellow") for line, failed in lines]
     parts += [Text(note, style="yellow")] if note else []
     return Group(*parts, Text())
 
@@ -75,11 +91,14 @@ def changes(before: SeenJob | None, after: SeenJob, now: datetime) -> Iterator[s
     if after.training is not None and (before is None or before.training != after.training):
         running = after.stage_named("train")
         if running is not None and running.state == "Running" and after.training.step:
-            yield f"train: {', '.join(_numbers(after.training))}"
+            yield f"train: {', '.join(_numbers(after.training, running=True))}"
     known = {(restart.attempt, restart.time) for restart in before.restarts} if before else set()
     for restart in after.restarts:
         if (restart.attempt, restart.time) not in known:
             yield f"restart: {restarted(restart)}"
+    if after.finished == "Succeeded" and (before is None or before.finished is None):
+        succeeded = after.condition("Succeeded")
+        yield f"{after.name}: {succeeded.message}" if succeeded else after.name
     told = {line for line, _ in attention(before, now)} if before else set()
     for line, _ in attention(after, now):
         if line not in told:
@@ -113,6 +132,16 @@ def restarted(restart: SeenRestart) -> str:
     return f"attempt {restart.attempt} ended, {restart.reason}: {restart.message}{kept}"
 
 
+def _folded(stages: Sequence[SeenStage]) -> Iterator[tuple[str, list[SeenStage]]]:
+    """The stages, those in a row that have succeeded or not begun together."""
+    for state, of_state in itertools.groupby(stages, key=lambda stage: stage.state):
+        together = list(of_state)
+        if state in ("Succeeded", "Pending"):
+            yield state, together
+        else:
+            yield from ((state, [stage]) for stage in together)
+
+
 def _title(job: SeenJob, now: datetime) -> Iterator[tuple[str, str]]:
     yield f"{job.namespace}/{job.name}", "bold"
     word = job.phase or ("Suspended" if job.suspended else "no status yet")
@@ -122,49 +151,49 @@ def _title(job: SeenJob, now: datetime) -> Iterator[tuple[str, str]]:
     yield f"  age {age(job.created, now)}", "dim"
 
 
-def _details(job: SeenJob, stage: SeenStage, losses: Sequence[float]) -> Iterator[Text]:
-    """The lines beside a stage's name."""
-    if stage.name == "train" and job.training is not None and stage.state != "Pending":
-        yield from _training(job, stage, job.training, losses)
-        return
-    words = [f"{count} {word}" for count, word in ((stage.active, "active"), (stage.failed, "failed")) if count]
+def _detail(job: SeenJob, stage: SeenStage) -> Text:
+    """What stands beside a stage: how far it is, and its pods."""
     line = Text()
-    if stage.state == "Running" and stage.tasks > 1:
+    if stage.state != "Running":
+        return line.append(f"{stage.failed} failed" if stage.failed else "")
+    training = job.training if stage.name == "train" else None
+    if training is not None:
+        line.append_text(_bar(training.step / training.steps if training.steps else 0.0))
+    elif stage.tasks > 1:
         line.append_text(_bar(stage.succeeded / stage.tasks))
-        words.insert(0, f"{math.floor(100 * stage.succeeded / stage.tasks)} %")
-    yield line.append(", ".join(words))
+    return line.append(f"{stage.active} active").append(f", {stage.failed} failed" if stage.failed else "")
 
 
-def _training(job: SeenJob, stage: SeenStage, training: SeenTraining, losses: Sequence[float]) -> Iterator[Text]:
-    step, *numbers = _numbers(training)
-    line = Text()
-    if stage.state == "Running" and training.steps:
-        fraction = min(1.0, training.step / training.steps)
-        line = _bar(fraction).append(f"{math.floor(100 * fraction)} %, ")
-    yield line.append(step)
-    if numbers:
-        yield Text(", ".join(numbers))
-    if stage.state == "Running":
-        pods = f"{stage.active} of {stage.tasks} pods"
-        yield Text(pods if training.attempt == 1 else f"{pods}, attempt {training.attempt}", style="dim")
-    if len(losses) > 1:
-        yield Text(curve(losses, CURVE_CELLS), style="cyan")
+def _training(job: SeenJob, losses: Sequence[float]) -> list[RenderableType]:
+    """What the trainer says, below the stages."""
+    stage, training = job.stage_named("train"), job.training
+    if training is None or stage is None or stage.state == "Pending":
+        return []
+    attempt = "" if training.attempt == 1 else f" attempt {training.attempt}"
+    lines: list[RenderableType] = [
+        Text(),
+        Text(f"TRAINING{attempt}", style="dim"),
+        Text(", ".join(_numbers(training, running=stage.state == "Running"))),
+    ]
+    return lines + ([Text(curve(losses, CURVE_CELLS), style="cyan")] if len(losses) > 1 else [])
 
 
 def _bar(fraction: float) -> Text:
+    fraction = min(1.0, max(0.0, fraction))
     full = round(fraction * BAR_CELLS)
-    return Text().append("━" * full, style="cyan").append("━" * (BAR_CELLS - full), style="bright_black").append(" ")
+    bar = Text().append("━" * full, style="cyan").append("━" * (BAR_CELLS - full), style="bright_black")
+    return bar.append(f" {math.floor(100 * fraction)} %, ")
 
 
-def _numbers(training: SeenTraining) -> Iterator[str]:
+def _numbers(training: SeenTraining, *, running: bool) -> Iterator[str]:
     yield f"step {training.step:,} of {training.steps:,}" if training.steps else "no step yet"
     if training.loss is not None:
         yield f"loss {training.loss:.4g}"
     if training.validation_loss is not None:
         yield f"validation loss {training.validation_loss:.4g}"
-    if training.tokens_per_second is not None:
+    if running and training.tokens_per_second is not None:
         yield f"{training.tokens_per_second:,.0f} tokens/s"
-    if training.eta:
+    if running and training.eta:
         yield f"{training.eta} left"
     if training.checkpoint_step is not None:
         yield f"checkpoint at {training.checkpoint_step:,}"
@@ -185,7 +214,7 @@ def _restarts(job: SeenJob) -> list[RenderableType]:
     for restart in job.restarts[-RESTARTS_SHOWN:]:
         time = "" if restart.time is None else f"{restart.time.astimezone():%m-%d %H:%M:%S}  "
         lines.append(Text(f"{time}{restarted(restart)}", style="yellow"))
-    return [*lines, Text()]
+    return lines
 
 
 def _unusual(condition: SeenCondition, job: SeenJob) -> bool:

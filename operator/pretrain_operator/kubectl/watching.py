@@ -116,7 +116,9 @@ class _Live:
             if training is not None and training.loss is not None:
                 self._losses[training.step] = training.loss
             losses = [self._losses[step] for step in sorted(self._losses)]
-            self._live.update(draw(self._job, datetime.now(UTC), losses, self._note), refresh=True)
+            self._live.update(
+                draw(self._job, datetime.now(UTC), losses, self._note, self._live.console.height), refresh=True
+            )
         return self._job
 
 
