@@ -100,8 +100,8 @@ class Delete:
     name: str
     uid: str
     propagation: Literal["Foreground", "Background"] = "Foreground"
-    force: bool = False
-    """With a grace period of 0: for a pod whose node cannot say that it has ended."""
+    grace_seconds: int | None = None
+    """In place of the pod's own grace period; 0 removes a pod whose node cannot say that it has ended."""
 
 
 Action = Apply | Patch | Delete

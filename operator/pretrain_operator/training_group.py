@@ -23,6 +23,8 @@ SETTLE_SECONDS = 10.0
 """How long to wait, after the first pod has failed, for one that says why: an echo can end before its cause."""
 FORCE_SECONDS = 60.0
 """How long after its grace period a pod may stay before it counts as lost with its node."""
+HURRIED_GRACE_SECONDS = 20
+"""What pods get to end in that have nothing to save any more, because one of them is gone: a checkpoint needs them all."""
 FIRST_BACKOFF = {"Infrastructure": 5.0, "Disruption": 0.0, "Unschedulable": 60.0}
 LONGEST_BACKOFF = 600.0
 
@@ -104,6 +106,11 @@ def _taken(pod: Pod) -> str:
     if pod.disruption == LOST_NODE:
         return f"pod {pod.index}: node {pod.node} did not answer"
     return f"pod {pod.index} was taken from node {pod.node} ({pod.disruption or 'deleted'})"
+
+
+def hurried(pod: Pod, now: datetime) -> bool:
+    """Whether a pod that has nothing to save still has longer to end than it needs."""
+    return not pod.over and (pod.deleted is None or pod.deleted > now + timedelta(seconds=HURRIED_GRACE_SECONDS))
 
 
 def lost(pod: Pod, now: datetime) -> bool:

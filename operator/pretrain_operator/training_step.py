@@ -8,10 +8,10 @@ from typing import Literal
 from pretrain_operator import reasons
 from pretrain_operator.conditions import shortened, timestamp
 from pretrain_operator.facts import Pod, Workload, of_stage
-from pretrain_operator.observed import Delete
+from pretrain_operator.observed import Action, Delete
 from pretrain_operator.stages import Stage
 from pretrain_operator.status import Restart
-from pretrain_operator.training_group import Verdict, Wait, lost, not_before, verdict
+from pretrain_operator.training_group import HURRIED_GRACE_SECONDS, Verdict, Wait, hurried, lost, not_before, verdict
 from pretrain_operator.view import Step, View, create, delete, halted, hindered, queued, stale
 
 LONGEST_RESTART_MESSAGE = 1_000
@@ -42,9 +42,7 @@ def training_step(view: View, stage: Stage) -> Step:
 
 def _between_attempts(view: View, stage: Stage, group: Workload | None, pods: list[Pod]) -> Step:
     """No attempt begins before every pod of the one before is gone: two groups would write the same checkpoints."""
-    forced = tuple(
-        Delete("Pod", one.name, one.uid, propagation="Background", force=True) for one in pods if lost(one, view.now)
-    )
+    forced = (*_forced(view, pods), *_hurried(view, pods))
     waiting = Step(reason=reasons.RESTARTING, message=_restarting(view), again_seconds=10.0)
     if group is not None:
         removed = () if group.deleted else (delete(group),)
@@ -60,6 +58,20 @@ def _between_attempts(view: View, stage: Stage, group: Workload | None, pods: li
         return Step(progressing=False, reason=reasons.RESTARTING, message=message, again_seconds=left)
     message = f"training is started, attempt {view.attempt}"
     return Step(actions=(create(view, stage),), reason=reasons.STARTING, message=message)
+
+
+def _forced(view: View, pods: list[Pod]) -> tuple[Action, ...]:
+    """Removes pods of lost nodes, which nothing else would."""
+    return tuple(Delete("Pod", one.name, one.uid, "Background", grace_seconds=0) for one in pods if lost(one, view.now))
+
+
+def _hurried(view: View, pods: list[Pod]) -> tuple[Action, ...]:
+    """Shortens the grace period of the others when a pod was lost: they hang in a collective and cannot save."""
+    broken = bool(view.before.restarts) and view.before.restarts[-1].reason == "Infrastructure"
+    if not broken and not any(lost(one, view.now) for one in pods):
+        return ()
+    others = [one for one in pods if not lost(one, view.now) and hurried(one, view.now)]
+    return tuple(Delete("Pod", one.name, one.uid, "Background", grace_seconds=HURRIED_GRACE_SECONDS) for one in others)
 
 
 def _halted_or(view: View, step: Step) -> Step:

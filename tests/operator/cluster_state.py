@@ -112,8 +112,11 @@ class State:
             self.deleted_job = True
         elif action.kind == "ConfigMap":
             self.config_maps.pop(action.name)
-        elif action.kind == "Pod":
+        elif action.kind == "Pod" and action.grace_seconds == 0:
             self.pods.pop(action.name)
+        elif action.kind == "Pod":
+            grace = timedelta(seconds=action.grace_seconds or 300)
+            self.pods[action.name]["metadata"]["deletionTimestamp"] = stamp(self.now + grace)
         else:
             stage = next(stage for stage, made in self.workloads.items() if made["metadata"]["uid"] == action.uid)
             self.workloads[stage]["metadata"]["deletionTimestamp"] = stamp(self.now)

@@ -246,7 +246,7 @@ def test_a_group_is_restarted_as_a_whole_as_the_next_attempt() -> None:
     assert (decided.actions, decided.urgent) == ((), True)
     assert state.job["status"]["training"]["attempt"] == 2
     decided = state.reconcile()
-    assert kinds(decided.actions) == ["Delete PyTorchJob"]
+    assert kinds(decided.actions) == ["Delete PyTorchJob", "Delete Pod"]  # the one that still runs
     assert state.reason() == reasons.RESTARTING
     state.later(60)
     assert state.reconcile().actions == ()  # pods of the first attempt are still there
@@ -331,10 +331,12 @@ def test_pods_of_a_lost_node_are_forced_away() -> None:
     state.disrupt("train", 1, "DeletionByTaintManager")
     state.reconcile()
     decided = state.reconcile()
-    assert kinds(decided.actions) == ["Delete PyTorchJob", "Delete Pod"]
-    forced = decided.actions[1]
-    assert isinstance(forced, Delete)
-    assert (forced.name, forced.force) == ("right-train-1", True)
+    assert kinds(decided.actions) == ["Delete PyTorchJob", "Delete Pod", "Delete Pod"]
+    # The other one hangs in a collective: nothing can be saved, so it need not have its whole grace period.
+    assert [(one.name, one.grace_seconds) for one in decided.actions[1:] if isinstance(one, Delete)] == [
+        ("right-train-1", 0),
+        ("right-train-0", 20),
+    ]
 
 
 def test_pods_that_overstay_their_grace_period_are_forced_away() -> None:
@@ -344,7 +346,9 @@ def test_pods_that_overstay_their_grace_period_are_forced_away() -> None:
     state.later(359)
     assert state.plan().actions == ()
     state.later(2)
-    assert kinds(state.plan().actions) == ["Delete Pod"]
+    forced = state.plan().actions[0]
+    assert isinstance(forced, Delete)
+    assert (forced.name, forced.grace_seconds) == ("right-train-1", 0)
 
 
 def test_no_group_begins_beside_pods_of_the_one_before() -> None:
@@ -352,8 +356,8 @@ def test_no_group_begins_beside_pods_of_the_one_before() -> None:
     state.end("train", 1, 1, "boom")
     state.settle()
     del state.workloads["train"]  # the group is gone, its pods are not
-    state.later(600)
-    assert state.plan().actions == ()
+    state.later(15)
+    assert state.settle().actions == ()
     state.pods.clear()
     assert kinds(state.plan().actions) == ["Apply PyTorchJob"]
 
@@ -611,7 +615,8 @@ def test_a_failed_group_lets_go_of_the_pods_that_still_run() -> None:
     state.fail("train")
     state.settle()
     assert state.reason("Failed") == reasons.RESTARTS_EXHAUSTED
-    assert list(state.pods) == ["right-train-1"]  # the failed one stays, for its log
+    deleted = {name for name, pod in state.pods.items() if "deletionTimestamp" in pod["metadata"]}
+    assert deleted == {"right-train-0"}  # the failed one stays, for its log
 
 
 def test_a_finished_job_stays_finished_whatever_is_edited() -> None:

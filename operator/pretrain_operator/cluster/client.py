@@ -74,11 +74,11 @@ class Client:
         return await self._write("PATCH", doing, path, [("fieldManager", FIELD_MANAGER)], meant, MERGE)
 
     async def delete(
-        self, resource: Resource, namespace: str, name: str, uid: str, propagation: str, *, force: bool = False
+        self, resource: Resource, namespace: str, name: str, uid: str, propagation: str, *, grace_seconds: int | None = None
     ) -> dict[str, Any]:
         """Deletes the object with this uid. Stale if it is another one by now. Returns the object, or a Status."""
         options: dict[str, Any] = {"preconditions": {"uid": uid}, "propagationPolicy": propagation}
-        options |= {"gracePeriodSeconds": 0} if force else {}
+        options |= {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
         doing, path = f"delete {resource.kind} {namespace}/{name}", resource.path(namespace, name)
         return await self._write("DELETE", doing, path, [], {"apiVersion": "v1", "kind": "DeleteOptions", **options})
 

@@ -94,7 +94,9 @@ class Reconciler:
     async def _delete(self, job: Body, action: Delete) -> None:
         resource, key = BY_KIND[action.kind], (job["metadata"]["namespace"], action.name)
         try:
-            left = await self.client.delete(resource, *key, action.uid, action.propagation, force=action.force)
+            left = await self.client.delete(
+                resource, *key, action.uid, action.propagation, grace_seconds=action.grace_seconds
+            )
         except Gone:
             left = {}
         if left.get("kind") == resource.kind:

@@ -77,13 +77,16 @@ class Stores:
         return self._objects[kind].get(key)
 
     def observed(self, job: Body) -> Observed:
-        """What belongs to a job: by its label, and only if the job, or for pods a workload of the job, controls it."""
+        """What belongs to a job: by its label, and only if the job, or for pods a workload of the job, controls it.
+
+        Pods whose workload is gone count too: while they end, they still write.
+        """
         key, uid = key_of(job), job["metadata"]["uid"]
         workloads = (*self._owned(JOBS, key, {uid}), *self._owned(PYTORCH_JOBS, key, {uid}))
         rivals = self._buckets.get(self._bucket(job) or "", set()) - {key}
         return Observed(
             workloads=workloads,
-            pods=self._owned(PODS, key, {workload["metadata"]["uid"] for workload in workloads}),
+            pods=(*self._owned(PODS, key, {workload["metadata"]["uid"] for workload in workloads}), *self._left_behind(key)),
             config_maps=self._owned(CONFIG_MAPS, key, {uid}),
             rivals=tuple(self._objects[PRETRAIN_JOBS.kind][rival] for rival in sorted(rivals)),
         )
@@ -92,6 +95,17 @@ class Stores:
         objects = self._objects[resource.kind]
         labelled = (objects[key] for key in sorted(self._children.get((resource.kind, job), ())))
         return tuple(body for body in labelled if controller(body) in owners)
+
+    def _left_behind(self, job: Key) -> tuple[Body, ...]:
+        """Pods with a job's label whose workload is not there any more."""
+        labelled = (self._objects[PODS.kind][key] for key in sorted(self._children.get((PODS.kind, job), ())))
+        return tuple(body for body in labelled if self._controller_is_gone(body))
+
+    def _controller_is_gone(self, pod: Body) -> bool:
+        owners = [owner for owner in pod["metadata"].get("ownerReferences") or [] if owner.get("controller")]
+        names = [(owner["kind"], (pod["metadata"]["namespace"], owner["name"]), owner["uid"]) for owner in owners]
+        workloads = [(self.get(kind, key), uid) for kind, key, uid in names if kind in (JOBS.kind, PYTORCH_JOBS.kind)]
+        return any(known is None or known["metadata"]["uid"] != uid for known, uid in workloads)
 
     def _index(self, body: Body) -> set[Key]:
         """Notes to whom an object belongs. Returns the jobs that it concerns."""
