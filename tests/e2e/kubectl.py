@@ -6,11 +6,12 @@ image with busybox that its nodes have or can pull (PRETRAIN_E2E_BUSYBOX).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,20 +24,20 @@ class Kubectl:
 
     namespace: str
 
-    def run(self, *arguments: str, stdin: Any = None) -> subprocess.CompletedProcess[str]:
-        """One call, whatever comes of it; `stdin` is sent as JSON."""
+    def run(self, *arguments: str, stdin: Any = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """One call, whatever comes of it; `stdin` is sent as JSON. timeout: seconds; one that waits needs more."""
         return subprocess.run(
             ["kubectl", "--namespace", self.namespace, *arguments],
             input=None if stdin is None else json.dumps(stdin),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout,
             check=False,
         )
 
-    def __call__(self, *arguments: str, stdin: Any = None) -> str:
+    def __call__(self, *arguments: str, stdin: Any = None, timeout: float = 60) -> str:
         """One call that has to succeed, without a warning; returns what it printed."""
-        done = self.run(*arguments, stdin=stdin)
+        done = self.run(*arguments, stdin=stdin, timeout=timeout)
         assert done.returncode == 0, done.stderr
         assert "Warning" not in done.stderr, done.stderr
         return done.stdout
@@ -54,12 +55,23 @@ class Kubectl:
         return done.stderr
 
 
+Namespaces = Callable[..., Kubectl]
+"""Makes a namespace, with a word of its name."""
+
+
 @pytest.fixture(scope="session")
 def kubectl() -> Iterator[Kubectl]:
     """kubectl in a namespace of this test run's own, with restricted pod security."""
+    with new_namespace() as kubectl:
+        yield kubectl
+
+
+@contextlib.contextmanager
+def new_namespace(word: str = "") -> Iterator[Kubectl]:
+    """kubectl in a new namespace with restricted pod security, which is deleted afterwards."""
     if not os.environ.get("KUBECONFIG"):
         pytest.skip("KUBECONFIG is not set: this test needs a Kubernetes cluster")
-    kubectl = Kubectl(f"pretrain-e2e-{uuid.uuid4().hex[:8]}")
+    kubectl = Kubectl("-".join(["pretrain-e2e", *([word] if word else []), uuid.uuid4().hex[:8]]))
     labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
     kubectl(
         "apply",
@@ -67,5 +79,7 @@ def kubectl() -> Iterator[Kubectl]:
         "-",
         stdin={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": kubectl.namespace, "labels": labels}},
     )
-    yield kubectl
-    kubectl.run("delete", "namespace", kubectl.namespace, "--wait=false")
+    try:
+        yield kubectl
+    finally:
+        kubectl.run("delete", "namespace", kubectl.namespace, "--wait=false")
