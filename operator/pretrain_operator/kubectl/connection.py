@@ -276,7 +276,7 @@ class Cluster:
             request = self._client.param_serialize(
                 method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
             )
-            return self._client.call_api(*request, _request_timeout=(CONNECT_SECONDS, self._seconds)).response
+            return self._client.call_api(*request, _request_timeout=(min(CONNECT_SECONDS, self._seconds), self._seconds)).response
         except NETWORK_FAULTS as error:
             raise self._unreachable(error) from None
 
