@@ -157,7 +157,7 @@ class Reconciler:
         pause = self.queue.retry(key, (isinstance(error, Unavailable) and error.retry_after) or 0.0)
         traceback = None if isinstance(error, Failure) else error
         logger.warning("%s (try %d, the next in %.0f s)", error, failures, pause, extra=about(job), exc_info=traceback)
-        if isinstance(error, Stale) and failures < STALE_TRIES:
+        if isinstance(error, Stale | Gone) and failures < STALE_TRIES:
             return "retry"
         await self._confess(job, fault_of(error))
         return "fault"
