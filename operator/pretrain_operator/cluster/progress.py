@@ -109,7 +109,7 @@ def read(text: str, pod: str, at: datetime) -> Progress | None:
         step=step,
         steps=steps,
         tokens=tokens,
-        loss=values.get("loss") if step else None,
+        loss=values.get("loss") if values.get("step_seconds_count") else None,  # a group that goes on has none at first
         validation_loss=values.get("validation_loss") or None,
         tokens_per_second=_positive(values.get("tokens_per_second")),
         checkpoint_step=_count(values.get("checkpoint_step")) or None,
