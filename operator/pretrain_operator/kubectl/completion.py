@@ -32,12 +32,10 @@ def namespace_names(ctx: typer.Context, incomplete: str) -> list[str]:
 def context_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of the kubeconfig's contexts."""
     try:
-        from kubernetes import config
+        from pretrain_operator.kubectl.connection import contexts
 
         kubeconfig = ctx.params.get("kubeconfig")
-        file = str(kubeconfig) if kubeconfig else None
-        contexts, _ = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
-        return [str(context["name"]) for context in contexts if str(context["name"]).startswith(incomplete)]
+        return [name for name in contexts(Path(kubeconfig) if kubeconfig else None) if name.startswith(incomplete)]
     except Exception:
         return []
 

@@ -93,6 +93,13 @@ def connect(target: Target, seconds: float = READ_SECONDS) -> Cluster:
     return Cluster(configuration, target.namespace or checked_name(namespace, "kubeconfig: namespace"), seconds)
 
 
+def contexts(kubeconfig: Path | None) -> list[str]:
+    """The names of a kubeconfig's contexts; of the one that kubectl would use, if none is given."""
+    files = [kubeconfig] if kubeconfig is not None else _default_files()
+    found, _ = config.list_kube_config_contexts(":".join(map(str, files)))  # type: ignore[no-untyped-call]
+    return [str(context["name"]) for context in found]
+
+
 class Cluster:
     """One API server, with the user's rights. Failures raise ClusterError."""
 
@@ -276,7 +283,9 @@ class Cluster:
             request = self._client.param_serialize(
                 method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
             )
-            return self._client.call_api(*request, _request_timeout=(min(CONNECT_SECONDS, self._seconds), self._seconds)).response
+            return self._client.call_api(
+                *request, _request_timeout=(min(CONNECT_SECONDS, self._seconds), self._seconds)
+            ).response
         except NETWORK_FAULTS as error:
             raise self._unreachable(error) from None
 

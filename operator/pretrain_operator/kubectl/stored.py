@@ -163,15 +163,15 @@ def _check_credentials(section: config.Storage, namespace: str) -> None:
 
 def _check_endpoint(url: str, namespace: str, *, given: bool) -> None:
     """Raises StorageError, with the way in, unless something answers at the address."""
-    parts = urlsplit(url)
+    field = "--endpoint" if given else "spec.storage.endpointURL"
     try:
+        parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     except ValueError:
-        raise StorageError(f"spec.storage.endpointURL: {url} is no address; correct it") from None
+        raise StorageError(f"{field}: {url} is no address; correct it") from None
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        field = "--endpoint" if given else "spec.storage.endpointURL"
         why = error.strerror or str(error)
         raise StorageError(
             f"{field}: {url} does not answer from here ({why}); {_way_in(host, port, parts.scheme, namespace)}",
