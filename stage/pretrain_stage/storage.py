@@ -34,6 +34,8 @@ CHUNK_BYTES = 8 * 1024 * 1024
 CONNECT_TIMEOUT = timedelta(seconds=10)
 REQUEST_TIMEOUT = timedelta(minutes=10)
 RETRY_TIMEOUT = timedelta(seconds=60)
+FORBIDDEN = ("AccessDenied", "403 Forbidden")
+"""How deleting several objects in one request, and listing, say that the credentials do not suffice: in words alone."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def _explained(storage: Storage, verb: str, path: str) -> Iterator[None]:
     except BaseError as error:
         raise StorageError(
             f"storage: cannot {verb} {where} ({_first_line(error)}); {_remedy(error)}",
-            temporary=not any(code in str(error) for code in ("NoSuchBucket", "AccessDenied")),
+            temporary=not any(code in str(error) for code in ("NoSuchBucket", *FORBIDDEN)),
         ) from None
 
 
@@ -236,7 +238,7 @@ def _remedy(error: BaseException) -> str:
     text = str(error)
     if "No space left" in text:
         return "free some space and start again: what is finished is kept"
-    if "AccessDenied" in text:  # deleting several objects in one request has errors of its own
+    if any(code in text for code in FORBIDDEN):
         return "check the credentials and their rights"
     if "NoSuchBucket" in text:
         return "create the bucket or correct storage.uri"
