@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 # Extra words for pytest, for example: make test PYTEST="-k checkpoint"
 PYTEST ?=
 
-.PHONY: help setup demo test check generate format lock bench images image-seaweedfs clean
+.PHONY: help setup demo test check generate manifests format lock bench images image-seaweedfs clean
 .DEFAULT_GOAL := help
 
 help:      ## This list
@@ -38,8 +38,15 @@ check: setup  ## Style, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-generate: setup  ## Writes again what is made from the code: the CRD in the chart
+generate: setup  ## Writes again what is made from the code: the CRD, the table of values in the chart's README
 	$(BIN)/python -m pretrain_operator.crd
+	$(BIN)/python -m tests.chart.values
+
+# For manifests of your own: make manifests VALUES=my-values.yaml MANIFESTS=my-manifests.yaml
+VALUES    ?=
+MANIFESTS ?= deploy/pretrain-operator.yaml
+manifests: setup  ## Writes deploy/pretrain-operator.yaml from the chart; needs helm in PATH, or HELM=...
+	$(BIN)/python -m tests.chart.manifests $(MANIFESTS) $(if $(VALUES),--values $(VALUES))
 
 format: setup  ## Formats the code
 	$(BIN)/ruff check --fix .

@@ -1,11 +1,12 @@
 """Plain manifests for `kubectl apply`, rendered from the chart. The CRD stands beside them: deleting them leaves the jobs.
 
-python -m tests.chart.manifests [HELM ARGUMENT...]     writes deploy/pretrain-operator.yaml (`make manifests`)
+python -m tests.chart.manifests FILE [HELM ARGUMENT...]     writes them (`make manifests`)
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import yaml
 
@@ -13,9 +14,8 @@ from tests.chart.helm import HELM, NAMESPACE, NO_HELM, ROOT, Object, render
 
 FILE = ROOT / "deploy" / "pretrain-operator.yaml"
 HEAD = """\
-# The operator for all namespaces, as the chart makes it with its defaults. Written by `make manifests`; edit the chart, not this.
-# kubectl apply --server-side -f deploy/       installs the CRD (deploy/crd.yaml) and this
-# kubectl delete -f deploy/pretrain-operator.yaml     leaves the CRD and every PretrainJob
+# The operator, as the chart makes it. Written by `make manifests`; edit the chart, not this.
+# The CRD is deploy/crd.yaml and comes first: deleting what stands here leaves it and every PretrainJob.
 """
 
 
@@ -41,7 +41,7 @@ def _without_helm(item: Object) -> Object:
 def main() -> None:
     if HELM is None:
         sys.exit(NO_HELM)
-    FILE.write_text(manifests(*sys.argv[1:]), encoding="utf-8")
+    Path(sys.argv[1]).write_text(manifests(*sys.argv[2:]), encoding="utf-8")
 
 
 if __name__ == "__main__":

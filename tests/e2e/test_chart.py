@@ -310,10 +310,10 @@ def _questions(grants: Grants, namespace: str) -> tuple[list[str], list[str]]:
     }
     resources = {resource.split()[0] for granted_here in grants.values() for resource in granted_here}
     asked = {f"{place} {verb} {resource}" for place in (namespace, "default") for verb in VERBS for resource in resources}
-    asked |= {f"{place} {probe}" for place in (namespace, "default", "kube-system") for probe in ESCALATION}
-    asked |= {f"{place} {verb} leases.coordination.k8s.io another" for place in (namespace, "default") for verb in VERBS[:1]}
-    asked |= {f"{place} {verb} leases.coordination.k8s.io another" for place in (namespace, "default") for verb in VERBS[4:]}
-    return sorted(allowed), sorted(asked - allowed)
+    asked |= {f"{place} {verb} leases.coordination.k8s.io another" for place in (namespace, "default") for verb in VERBS}
+    asked -= allowed | {f"{namespace} create leases.coordination.k8s.io another"}  # creating cannot be limited to a name
+    never = {f"{place} {probe}" for place in (namespace, "default", "kube-system") for probe in ESCALATION}
+    return sorted(allowed), sorted(asked | never)
 
 
 def _allowed(kubectl: Kubectl, user: str, questions: Sequence[str]) -> list[str]:
