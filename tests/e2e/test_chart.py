@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+import textwrap
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -162,6 +163,15 @@ def test_install_upgrade_and_uninstall_leave_nothing(kubectl: Kubectl, installed
     assert helm("uninstall", installed, "--namespace", kubectl.namespace, "--wait").returncode == 0
     assert _left(kubectl, installed) == []
     assert kubectl.run("get", "lease", "pretrain-operator").returncode != 0
+
+
+def test_the_notes_begin_with_a_job_that_is_taken(kubectl: Kubectl, crd: None, installed: str) -> None:
+    _helm(kubectl, "install", installed, IDLE | {"scope": "namespaced"})
+    notes = helm("get", "notes", installed, "--namespace", kubectl.namespace).stdout
+    assert f"takes PretrainJobs from {kubectl.namespace}." in notes
+    (manifest,) = re.findall(r"<<'END'\n(.*)\n  END\n", notes, flags=re.DOTALL)
+    first = yaml.safe_load(textwrap.dedent(manifest).replace("YOUR-BUCKET", "bucket"))
+    kubectl("apply", "--dry-run=server", "-f", "-", stdin=first)
 
 
 def test_uninstall_leaves_the_definition_and_the_jobs(kubectl: Kubectl, installed: str, private_chart: Path) -> None:

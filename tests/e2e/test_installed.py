@@ -1,121 +1,101 @@
 """The chart with an operator that runs: ready, tested, upgraded with a job in flight, uninstalled.
 
-Wanted besides a cluster: the operator's image on its nodes or where they can pull it (PRETRAIN_E2E_OPERATOR_IMAGE). The images
-of stages are not needed: the job's pods fit on no node, so it stays in flight for as long as a test takes.
+The images of stages are not needed: the job's pods fit on no node, so it stays in flight for as long as a test takes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from tests.chart.helm import CHART, HELM, NO_HELM, Object, helm
-from tests.e2e.kubectl import Kubectl
+from tests.chart.helm import HELM, NO_HELM, Object, helm
+from tests.e2e.installed import RELEASE, Operator, Operators
+from tests.e2e.kubectl import Kubectl, new_namespace
+from tests.e2e.waiting import eventually
 from tests.operator.jobs import job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(HELM is None, reason=NO_HELM)]
 
-REPOSITORY, _, TAG = os.environ.get("PRETRAIN_E2E_OPERATOR_IMAGE", "localhost/pretrain-operator:dev").rpartition(":")
-VALUES: Object = {"crds": {"enabled": False}, "image": {"repository": REPOSITORY, "tag": TAG}}
 IN_FLIGHT: Object = {"corpus.tasks": 2, "scheduling": {"nodeSelector": {"pretrain.dev/e2e": "no-such-node"}}}
+DEBUG: Object = {"operator": {"logLevel": "debug"}}
+ALL_NAMESPACES: Object = {"scope": "cluster", "rbac": {"aggregateToUserRoles": False}}
+OURS = "--selector=app.kubernetes.io/part-of=pretrain-operator"
 
 
 @pytest.fixture
-def place(kubectl: Kubectl) -> Iterator[Kubectl]:
-    """kubectl in a namespace with restricted Pod Security, in which no other test has jobs."""
-    place = dataclasses.replace(kubectl, namespace=f"chart-test-{uuid.uuid4().hex[:8]}")
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place.namespace, "labels": labels}}
-    place("apply", "-f", "-", stdin=namespace)
-    yield place
-    helm("uninstall", place.namespace, "--namespace", place.namespace, "--ignore-not-found")
-    place.run("delete", "namespace", place.namespace, "--wait=false")
+def jobs() -> Iterator[Kubectl]:
+    """kubectl in a namespace for jobs."""
+    with new_namespace("chart") as kubectl:
+        yield kubectl
 
 
-def test_a_job_in_flight_notices_neither_upgrade_nor_rollback_nor_uninstall(place: Kubectl) -> None:
-    values = VALUES | {"scope": "namespaced"}
-    _helm(place, "install", values)
-    said = helm("test", place.namespace, "--namespace", place.namespace, timeout=180)
-    assert said.returncode == 0, said.stderr
-    assert "The API server knows PretrainJobs, and the operator is ready." in said.stdout + said.stderr
-    assert place.run("get", "pod", f"{place.namespace}-pretrain-operator-test").returncode != 0, "the test's pod was left"
+def test_a_job_in_flight_notices_neither_upgrade_nor_rollback_nor_uninstall(jobs: Kubectl, operators: Operators) -> None:
+    operator = operators(jobs.namespace)
+    assert "The API server knows PretrainJobs, and the operator is ready." in _tested(operator)
 
-    place("apply", "-f", "-", stdin=job(IN_FLIGHT) | {"metadata": {"name": "flying"}})
-    before = _until(lambda: _children(place), lambda found: {"Job", "Pod", "ConfigMap"} <= {kind for kind, *_ in found})
+    jobs("apply", "-f", "-", stdin=job(IN_FLIGHT) | {"metadata": {"name": "flying"}})
+    before = eventually(lambda: _children(jobs), lambda found: {"Job", "Pod", "ConfigMap"} <= {kind for kind, *_ in found})
 
-    _helm(place, "upgrade", values | {"operator": {"logLevel": "debug"}})
-    assert _operators(place) == [["--log-level=debug"]]
-    _helm(place, "rollback", None, "1")
-    assert _operators(place) == [["--log-level=info"]]
-    assert _children(place) == before
-    _until(lambda: _log(place), lambda log: "holding Lease" in log)
-    assert '"level": "error"' not in _log(place), _log(place)
-    assert "forbidden" not in _log(place).lower()
+    operator.upgrade(DEBUG)
+    assert _log_levels(operator) == ["debug"]
+    operator.rollback(1)
+    assert _log_levels(operator) == ["info"]
+    eventually(operator.log, lambda log: "holding Lease" in log)
+    _assert_undisturbed(operator)
+    assert _children(jobs) == before
 
-    assert helm("uninstall", place.namespace, "--namespace", place.namespace, "--wait").returncode == 0
-    assert _children(place) == before
-    left = place(
-        "get", "all,lease,serviceaccount,role,rolebinding", "-l", "app.kubernetes.io/part-of=pretrain-operator", "-o", "name"
-    )
-    assert {name.split("/")[0] for name in left.split()} == {"job.batch", "pod"}
-    assert place.run("get", "lease", "pretrain-operator").returncode != 0
+    operator.uninstall()
+    assert _children(jobs) == before
+    eventually(lambda: _left(operator.kubectl), lambda left: left == [])
+    assert {name.split("/")[0] for name in _left(jobs)} == {"configmap", "job.batch", "pod"}, "more than the job's children"
 
     # Nothing of the operator's holds the job back: it goes without an operator, and takes along what is its.
-    place("delete", "pretrainjob", "flying", "--timeout=30s")
-    _until(lambda: _children(place), lambda found: found == set())
+    jobs("delete", "pretrainjob", "flying", "--timeout=30s")
+    eventually(lambda: _children(jobs), lambda found: found == set())
 
 
-def test_a_standby_for_all_namespaces_is_ready(place: Kubectl) -> None:
+def test_a_standby_for_all_namespaces_is_ready(operators: Operators) -> None:
     """With the rights of scope `cluster` it lists and watches everything; another holds the Lease, so it writes nothing."""
-    _helm(place, "install", VALUES | {"replicas": 0})
-    other = {"spec": {"holderIdentity": "another", "leaseDurationSeconds": 3600, "renewTime": "2000-01-01T00:00:00.000000Z"}}
-    place("patch", "lease", "pretrain-operator", "--type=merge", "-p", json.dumps(other))
-    _helm(place, "upgrade", VALUES | {"replicas": 2})
-    assert len(_operators(place)) == 2
-    assert place.get("lease", "pretrain-operator")["spec"]["holderIdentity"] == "another"
-    assert "forbidden" not in _log(place).lower()
-    assert '"level": "error"' not in _log(place), _log(place)
+    values = ALL_NAMESPACES | {"fullnameOverride": f"standby-{uuid.uuid4().hex[:8]}"}
+    operator = operators(values=values | {"replicas": 0})
+    other = {"holderIdentity": "another", "leaseDurationSeconds": 3600, "renewTime": "2000-01-01T00:00:00.000000Z"}
+    operator.kubectl("patch", "lease", "pretrain-operator", "--type=merge", "-p", json.dumps({"spec": other}))
+    operator.upgrade(values | {"replicas": 2})
+    assert len(operator.pods()) == 2
+    assert operator.kubectl.get("lease", "pretrain-operator")["spec"] == other
+    _assert_undisturbed(operator)
 
 
-def _helm(place: Kubectl, verb: str, values: Object | None, *arguments: str) -> None:
-    """A call of helm for the namespace's one release, which waits until the operator is ready."""
-    chart = [] if values is None else [str(CHART), "--values", "-"]
-    command = [verb, place.namespace, *chart, *arguments, "--namespace", place.namespace, "--wait", "--timeout", "120s"]
-    done = helm(*command, stdin=None if values is None else json.dumps(values), timeout=150)
-    assert done.returncode == 0, done.stderr + place.run("get", "pods,events").stdout
+def _tested(operator: Operator) -> str:
+    """What `helm test` says; its pod is gone afterwards."""
+    done = helm("test", RELEASE, "--namespace", operator.kubectl.namespace, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert operator.kubectl("get", "pods", "--selector=app.kubernetes.io/component=test", "-o", "name") == ""
+    return done.stdout + done.stderr
 
 
-def _operators(place: Kubectl) -> list[list[str]]:
-    """What each operator that is not about to end was told of logging."""
-    pods = place.get("pods", "-l", "app.kubernetes.io/component=operator")["items"]
-    return [
-        [argument for argument in pod["spec"]["containers"][0]["args"] if "log-level" in argument]
-        for pod in pods
-        if "deletionTimestamp" not in pod["metadata"]
-    ]
+def _log_levels(operator: Operator) -> list[str]:
+    """What each of the operator's pods was told."""
+    arguments = [argument for pod in operator.pods() for argument in pod["spec"]["containers"][0]["args"]]
+    return [argument.removeprefix("--log-level=") for argument in arguments if argument.startswith("--log-level=")]
 
 
-def _children(place: Kubectl) -> set[tuple[str, str, str]]:
+def _assert_undisturbed(operator: Operator) -> None:
+    """Nothing was refused, nothing failed."""
+    log = operator.log()
+    assert '"level": "error"' not in log, log
+    assert "forbidden" not in log.lower(), log
+
+
+def _children(jobs: Kubectl) -> set[tuple[str, str, str]]:
     """What there is for the job: kind, name and uid."""
-    found = place.get("jobs,pytorchjobs,pods,configmaps", "-l", "pretrain.dev/job=flying")["items"]
+    found = jobs.get("jobs,pytorchjobs,pods,configmaps", "--selector=pretrain.dev/job=flying")["items"]
     return {(item["kind"], item["metadata"]["name"], item["metadata"]["uid"]) for item in found}
 
 
-def _log(place: Kubectl) -> str:
-    return place("logs", "-l", "app.kubernetes.io/component=operator", "--tail=-1")
-
-
-def _until(look: Callable[[], Any], enough: Callable[[Any], bool], seconds: float = 60) -> Any:
-    """What is seen once it is enough; fails with what was seen last."""
-    deadline = time.monotonic() + seconds
-    while not enough(seen := look()):
-        assert time.monotonic() < deadline, f"after {seconds:.0f} s still {seen}"
-        time.sleep(0.5)
-    return seen
+def _left(kubectl: Kubectl) -> list[str]:
+    """Everything of ours in a namespace."""
+    return kubectl("get", "all,configmaps,leases,serviceaccounts,roles,rolebindings", OURS, "-o", "name").split()
