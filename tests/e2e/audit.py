@@ -1,0 +1,70 @@
+"""What an operator asked of the API server, from the server's own audit log (PRETRAIN_AUDIT_LOG: its path, one JSON a line).
+
+Any policy that logs all requests at level Metadata will do. Server-side apply is verb `patch`, whether it creates or changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+READS = ("get", "list", "watch")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, once it was answered; a watch, when it was begun and when it was over."""
+
+    verb: str
+    group: str
+    resource: str
+    """With its subresource: pretrainjobs/status."""
+    namespace: str | None
+    name: str | None
+    code: int
+    time: datetime
+
+    @property
+    def writes(self) -> bool:
+        return self.verb not in READS
+
+
+def requests(users: Iterable[str], since: datetime | None = None) -> list[Request]:
+    """What these users asked for, in order. Skips the test where there is no audit log."""
+    path = os.environ.get("PRETRAIN_AUDIT_LOG")
+    if not path:
+        pytest.skip("PRETRAIN_AUDIT_LOG is not set: it names the API server's audit log, in which requests are counted")
+    wanted = tuple(f'"username":"{user}"' for user in users)
+    with Path(path).open(encoding="utf-8") as lines:
+        found = [_request(json.loads(line)) for line in lines if any(user in line for user in wanted)]
+    return [request for request in found if since is None or request.time >= since]
+
+
+def now() -> datetime:
+    """For `since`; on a cluster elsewhere its clock and ours have to agree to a second or so."""
+    return datetime.now(UTC)
+
+
+def _request(entry: dict[str, Any]) -> Request:
+    match entry:
+        case {"verb": str(verb), "objectRef": {"resource": str(resource)}, "requestReceivedTimestamp": str(time)}:
+            what = entry["objectRef"]
+            return Request(
+                verb=verb,
+                group=what.get("apiGroup", ""),
+                resource="/".join([resource, *([what["subresource"]] if "subresource" in what else [])]),
+                namespace=what.get("namespace"),
+                name=what.get("name"),
+                code=int(entry.get("responseStatus", {}).get("code", 0)),
+                time=datetime.fromisoformat(time),
+            )
+        case {"verb": str(verb), "requestURI": str(uri), "requestReceivedTimestamp": str(time)}:
+            return Request(verb, "", uri, None, None, 0, datetime.fromisoformat(time))
+    raise AssertionError(f"not an entry of an audit log: {entry}")
