@@ -22,6 +22,7 @@ from pretrain_stage.events import Events
 
 TERMINATION_LOG = Path("/dev/termination-log")
 TERMINATION_BYTES = 4096
+STOPPED = "stopped; start again to continue"
 PARENT_POLL_SECONDS = 0.2
 PARENT_VARIABLE = "PRETRAIN_PARENT_PID"
 """Environment variable in which a parent says who it is, so that its death before `leave_with_parent` is noticed too."""
@@ -32,7 +33,7 @@ class Stopped(Exception):
 
 
 def run_stage(events: Events, main: Callable[[], None]) -> int:
-    """Runs `main` and returns the exit code; what went wrong is said once, as an event and as termination message.
+    """Runs `main` and returns the exit code; why it ended early is said once, as an event and as termination message.
 
     A full traceback is shown for faults of ours only: to a user it says nothing that the sentence does not.
     """
@@ -47,7 +48,8 @@ def run_stage(events: Events, main: Callable[[], None]) -> int:
             events, f"{type(error).__name__}: {error}; what is finished is kept: mend it and start again", EXIT_TEMPORARY
         )
     except Stopped:
-        events.info("stopped; start again to continue")
+        events.info(STOPPED)
+        _leave(STOPPED)
         return EXIT_STOPPED
     except Exception as error:
         traceback.print_exc()

@@ -18,7 +18,7 @@ from pretrain_stage.errors import PEER_LEFT, UserError
 from pretrain_stage.process import Stopped
 from pretrain_trainer.config.sections import Training
 from pretrain_trainer.environment import cpu_threads
-from pretrain_trainer.launch import Node, RankFailed, explain, node_of, wait_for_name
+from pretrain_trainer.launch import Node, RankFailed, check_compiler, explain, node_of, wait_for_name
 
 from tests.trainer.conftest import Site, Trained
 from tests.trainer.jobs import descendants, start
@@ -108,6 +108,16 @@ def test_ranks_that_were_asked_to_stop_did_not_fail() -> None:
 def test_threads_follow_from_the_jobs_cpus(cpu: str, processes: int, threads: int) -> None:
     training = TRAINING.model_copy(update={"resources": TRAINING.resources.model_copy(update={"cpu": cpu})})
     assert cpu_threads(training, processes) == threads
+
+
+def test_compiling_without_a_compiler_is_refused() -> None:
+    compiled = TRAINING.model_copy(update={"compile": True})
+    check_compiler(TRAINING, {"CXX": "/nowhere/g++"})
+    check_compiler(compiled, {"CXX": sys.executable})
+    with pytest.raises(
+        UserError, match=r"spec.training.compile: true, but there is no C\+\+ compiler here \(/nowhere/g\+\+\)"
+    ):
+        check_compiler(compiled, {"CXX": "/nowhere/g++"})
 
 
 @pytest.mark.slow

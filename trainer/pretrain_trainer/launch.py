@@ -8,11 +8,14 @@ torchrun would exit with 1 whatever happened.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
 import socket
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +37,7 @@ from pretrain_trainer.tokens import token_cache
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+LOG_LEVEL_VARIABLE = "TORCH_CPP_LOG_LEVEL"
 NAME_SECONDS = 900.0
 NAME_POLL_SECONDS = 0.5
 SHUTDOWN_SECONDS = "300"
@@ -130,7 +134,9 @@ def wait_for_name(node: Node, seconds: float) -> None:
 
 
 def _run_ranks(node: Node, training: Training, job_file: Path, record_samples: Path | None) -> None:
-    import torch
+    check_compiler(training, os.environ)
+    with _agents_that_leave_quietly():
+        import torch
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -151,6 +157,33 @@ def _run_ranks(node: Node, training: Training, job_file: Path, record_samples: P
         raise Stopped from None
     except ChildFailedError as error:
         raise explain(error.failures) from None
+
+
+def check_compiler(training: Training, env: Mapping[str, str]) -> None:
+    """Raises UserError if layers are to be compiled where there is no C++ compiler: torch says so only at the first step."""
+    compiler = env.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if training.compile and shutil.which(compiler) is None:
+        raise UserError(
+            f"spec.training.compile: true, but there is no C++ compiler here ({compiler}); set it to false, or use an image "
+            "that has one (the trainer's, built with FLAVOUR=cuda)"
+        )
+
+
+@contextlib.contextmanager
+def _agents_that_leave_quietly() -> Iterator[None]:
+    """Keeps what torch is imported with from calling it an error that the nodes of a group leave one after the other.
+
+    That is how each run ends: node 0 may close its store while others still ask whether all have come. Its C++ part takes
+    its level from the environment when it is imported; the ranks shall have theirs.
+    """
+    api = logging.getLogger("torch.distributed.elastic.agent.server.api")
+    api.addFilter(lambda record: "Error waiting on exit barrier" not in record.msg)
+    if LOG_LEVEL_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[LOG_LEVEL_VARIABLE] = "ERROR"
+    yield
+    del os.environ[LOG_LEVEL_VARIABLE]
 
 
 def explain(failures: Mapping[int, ProcessFailure]) -> Exception:

@@ -1,0 +1,52 @@
+"""How a stage program ends: exit codes, and what it leaves for Kubernetes to show."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pretrain_stage import process
+from pretrain_stage.errors import StorageError, UserError
+from pretrain_stage.events import Events
+from pretrain_stage.process import Stopped, run_stage
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("corpus.tasks: 0; give 1 or more"), 65, "corpus.tasks: 0; give 1 or more"),
+        (StorageError("storage: away", temporary=True), 75, "storage: away"),
+        (OSError("disk full"), 75, "OSError: disk full; what is finished is kept: mend it and start again"),
+        (Stopped(), 143, "stopped; start again to continue"),
+        (KeyError("ours"), 1, "KeyError: 'ours'"),
+    ],
+)
+def test_the_end_of_a_program_is_said_once_for_people_and_once_for_kubernetes(
+    error: Exception, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, stream = tmp_path / "termination-log", io.StringIO()
+    log.touch()
+    monkeypatch.setattr(process, "TERMINATION_LOG", log)
+    monkeypatch.setattr(process, "leave_with_parent", lambda: None)
+    monkeypatch.setattr(process, "stop_on_sigterm", lambda: None)
+    assert run_stage(Events({"stage": "clean"}, stream), raising(error)) == code
+    assert log.read_text() == message
+    assert stream.getvalue().count(message.replace('"', '\\"')) == 1
+
+
+def test_a_message_is_cut_where_a_character_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    monkeypatch.setattr(process, "TERMINATION_LOG", log)
+    process.leave_result({"text": "文" * 5000})
+    assert len(log.read_bytes()) <= process.TERMINATION_BYTES
+    assert log.read_text()
