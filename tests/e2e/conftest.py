@@ -5,6 +5,8 @@ from tests.e2e.installed import operators as operators
 from tests.e2e.kubectl import kubectl as kubectl
 from tests.e2e.operator_process import known as known
 from tests.e2e.operator_process import place as place
+from tests.e2e.paced import paced as paced
 from tests.e2e.s3 import namespaces as namespaces
 from tests.e2e.s3 import s3 as s3
+from tests.e2e.served import serving as serving
 from tests.e2e.undisturbed import undisturbed as undisturbed
