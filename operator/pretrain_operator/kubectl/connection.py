@@ -110,6 +110,8 @@ class Cluster:
         self._client = ApiClient(configuration)
         self._client.user_agent = f"kubectl-pretrain/{version('pretrain-operator')}"
         self._seconds = seconds
+        self._answered = False
+        """Whether it has been reached: from then on a watch waits for it to come back."""
 
     def job(self, name: str, namespace: str) -> Body:
         """A PretrainJob."""
@@ -195,16 +197,14 @@ class Cluster:
     ) -> Iterator[Change]:
         """A list, and the changes after it; a list again whenever the server has forgotten where we were.
 
-        What goes wrong at the first list is raised; later only what cannot mend itself.
+        What cannot mend itself is raised, and that the cluster does not answer, unless it has before.
         """
         since = ""
         failures = 0
-        first = True
         while True:
             try:
                 if not since:
                     objects, since = self._list(action, namespace, path, selector, field)
-                    first = False
                     yield Change("listed", tuple(objects))
                 for event in self._events(action, namespace, path, selector, field, since):
                     failures = 0
@@ -215,7 +215,7 @@ class Cluster:
                     if event["type"] != "BOOKMARK":
                         yield Change("deleted" if event["type"] == "DELETED" else "changed", (event["object"],))
             except ClusterError as error:
-                if first or error.exit_code != EXIT_TEMPORARY:
+                if not self._answered or error.exit_code != EXIT_TEMPORARY:
                     raise
                 if error.status == 410:
                     since = ""
