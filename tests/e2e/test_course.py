@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import time
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.e2e import audit
 from tests.e2e.jobs import STAGES, STEPS
 from tests.e2e.kubectl import Kubectl
-from tests.e2e.undisturbed import NAME, Undisturbed
+from tests.e2e.s3 import SECRET
+from tests.e2e.undisturbed import NAME, OTHER_SECRET, Undisturbed
 from tests.e2e.waiting import condition, eventually, stage
 
 pytestmark = pytest.mark.e2e
 
 CHILDREN = "jobs,pytorchjobs,configmaps,pods"
-PODS = 15
-"""Two of each of clean, exact-signatures, exact-filter, tokenize, train; one of each other stage. Retries would add some."""
+STARTED_SECONDS = 10.0
+"""An operator that starts lists everything, begins to watch, and lists once more; after that it is told by its watches."""
 IDLE_SECONDS = 65.0
 QUIET_STATUS_WRITES = 4
 """In a minute, of progress alone: at most one in 15 s."""
@@ -121,7 +123,7 @@ def test_every_pod_ran_once_restricted_and_without_a_token(undisturbed: Undistur
     labels = undisturbed.kubectl.get("namespace", undisturbed.kubectl.namespace)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     pods = _children(undisturbed.kubectl, "pods")
-    assert len(pods) == PODS, [pod["metadata"]["name"] for pod in pods]
+    assert len(pods) == sum(item["tasks"] for item in undisturbed.job["status"]["stages"]), _names(pods)  # none was retried
     for pod in pods:
         (container,) = pod["spec"]["containers"]
         (state,) = pod["status"]["containerStatuses"]
@@ -144,12 +146,16 @@ def test_every_child_belongs_to_the_job(undisturbed: Undisturbed) -> None:
 
 def test_writes_of_one_job(undisturbed: Undisturbed, capsys: pytest.CaptureFixture[str]) -> None:
     """Counted by the API server: each child is written once, each Event once, the status at changes; nothing is read."""
-    created = datetime.fromisoformat(undisturbed.job["metadata"]["creationTimestamp"])
-    asked = audit.requests([undisturbed.operator.user], created)
+    asked = audit.requests([undisturbed.operator.user])
     mine = [request for request in asked if request.resource != "leases"]
+    started = asked[0].time + timedelta(seconds=STARTED_SECONDS)
     writes = Counter(request.resource for request in mine if request.writes)
     statuses = [request.time for request in mine if request.resource == "pretrainjobs/status"]
-    reads = Counter((request.verb, request.resource) for request in mine if not request.writes and request.verb != "watch")
+    reads = Counter(
+        f"{request.verb} {request.resource}"
+        for request in mine
+        if not request.writes and request.verb != "watch" and request.time > started
+    )
     with capsys.disabled():
         print(f"\nwrites of one job in {undisturbed.seconds:.0f} s: {dict(writes)}; reads: {dict(reads)}")
     assert {request.code for request in mine} <= {200, 201}, Counter(request.code for request in mine)
@@ -171,6 +177,36 @@ def test_the_operator_had_nothing_to_complain_of(undisturbed: Undisturbed) -> No
     assert {line["level"] for line in log} == {"info"}, [line for line in log if line["level"] != "info"]
     (pod,) = undisturbed.operator.pods()
     assert [state["restartCount"] for state in pod["status"]["containerStatuses"]] == [0]
+
+
+def test_no_secret_shows_anywhere(undisturbed: Undisturbed) -> None:
+    """Keys of the Secret that the job names, and a word from another one: only Secrets hold them."""
+    kubectl, operator = undisturbed.kubectl, undisturbed.operator.kubectl
+    secret = kubectl.get("secret", SECRET)["data"]
+    other = kubectl.get("secret", OTHER_SECRET)["data"]
+    words = [word for data in (secret, other) for value in data.values() for word in (value, b64decode(value).decode())]
+    assert len(words) == 6
+
+    kinds = kubectl("api-resources", "--namespaced", "--verbs=list", "--output=name").split()
+    shown = {
+        f"{kind} in {where.namespace}": where("get", kind, "--output=json")
+        for where in (kubectl, operator)
+        for kind in kinds
+        if kind != "secrets"
+    }
+    shown |= {f"log of {name}": kubectl("logs", name) for name in _names(_children(kubectl, "pods"))}
+    shown["log of the operator"] = undisturbed.operator.log()
+    (pod,) = _names(undisturbed.operator.pods())
+    shown["metrics"] = operator("get", "--raw", f"/api/v1/namespaces/{operator.namespace}/pods/{pod}:8080/proxy/metrics")
+    shown["metrics of training"] = undisturbed.training_metrics
+    for entry in undisturbed.storage.entries():
+        shown[entry.path] = (undisturbed.storage.read(entry.path) or b"").decode(errors="replace")
+
+    assert "pretrain" in shown["metrics"]
+    assert "pretrain" in shown["metrics of training"]
+    assert [name for name, text in shown.items() if any(word in text for word in words)] == []
+    whole = json.dumps(kubectl.get("secrets"))
+    assert all(word in whole for word in words[::2]), "looked for in a form that it does have"
 
 
 def test_get_and_apply_again_changes_nothing(undisturbed: Undisturbed) -> None:
@@ -221,6 +257,10 @@ def _versions(kubectl: Kubectl) -> dict[str, str]:
 def _events(kubectl: Kubectl, job: dict[str, Any]) -> list[dict[str, Any]]:
     found = kubectl.get("events", "--field-selector", f"involvedObject.uid={job['metadata']['uid']}")["items"]
     return list(found)
+
+
+def _names(items: list[dict[str, Any]]) -> list[str]:
+    return [item["metadata"]["name"] for item in items]
 
 
 def _without_managers(job: dict[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,10 @@ the lineage and with the weights of this one (`Outcome`). Its operator and its n
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from pretrain_stage.manifest import read_manifest
@@ -19,9 +19,11 @@ from tests.e2e.installed import Operator, installed
 from tests.e2e.jobs import STAGES, tiny_job
 from tests.e2e.kubectl import Kubectl, new_namespace
 from tests.e2e.s3 import ClusterS3
-from tests.e2e.waiting import Job, succeeded, until
+from tests.e2e.waiting import Job, runs, succeeded, until
 
 NAME = "tiny"
+OTHER_SECRET = "of-another"
+"""A Secret beside the one that the job names."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Undisturbed:
     outcome: Outcome
     tables: tuple[str, ...]
     """Each different answer of `kubectl get pretrainjobs` while it ran."""
+    training_metrics: str
+    """What the first pod of training last answered to GET /metrics, as far as it was caught while it ran."""
     seconds: float
 
 
@@ -64,16 +68,27 @@ def outcome(storage: Storage) -> Outcome:
 def undisturbed(s3: ClusterS3, crd: None) -> Iterator[Undisturbed]:
     """The run, once it has succeeded."""
     with new_namespace("undisturbed") as kubectl, installed(kubectl.namespace) as operator:
-        kubectl("apply", "-f", "-", stdin=s3.secret())
+        other = {"metadata": {"name": OTHER_SECRET}, "stringData": {"word": secrets.token_hex(16)}}
+        for secret in (s3.secret(), s3.secret() | other):
+            kubectl("apply", "-f", "-", stdin=secret)
         manifest = tiny_job(s3, kubectl.namespace, NAME)
         started = time.monotonic()
         kubectl("apply", "-f", "-", stdin=manifest)
         tables: dict[str, None] = {}
+        metrics = ""
 
-        def note(_: Any) -> None:
+        def note(job: Job) -> None:
+            nonlocal metrics
             tables[kubectl("get", "pretrainjobs")] = None
+            if runs("train")(job):
+                metrics = kubectl.run("get", "--raw", _metrics_of_training(kubectl)).stdout or metrics
 
         job = until(kubectl, NAME, succeeded, meanwhile=note)
         seconds = time.monotonic() - started
         storage = s3.storage(f"{kubectl.namespace}/{NAME}")
-        yield Undisturbed(kubectl, operator, manifest, job, storage, outcome(storage), tuple(tables), seconds)
+        yield Undisturbed(kubectl, operator, manifest, job, storage, outcome(storage), tuple(tables), metrics, seconds)
+
+
+def _metrics_of_training(kubectl: Kubectl) -> str:
+    """The path at which the API server passes a request on to the first pod of training."""
+    return f"/api/v1/namespaces/{kubectl.namespace}/pods/{NAME}-train-worker-0:9400/proxy/metrics"
