@@ -111,6 +111,8 @@ def test_the_scope_reaches_the_operator() -> None:
         "--namespace=team-b",
         "--lease-namespace=team-a",
     ]
+    both = {"scope": "namespaced", "watch": {"namespaces": ["team-a", "pretrain-system"]}}
+    assert "--lease-namespace=pretrain-system" in arguments(both), "a watched namespace may go; the release's goes last"
     assert [argument for argument in arguments({"scope": "namespaced"}) if "namespace" in argument] == [
         "--namespace=pretrain-system",
         "--lease-namespace=pretrain-system",

@@ -46,10 +46,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- /* Namespace of the Lease: one in which the operator watches anyway. */ -}}
 {{- define "pretrain-operator.leaseNamespace" -}}
-{{- if eq .Values.scope "cluster" -}}
+{{- $watched := (include "pretrain-operator.watched" . | fromJson).namespaces -}}
+{{- if or (eq .Values.scope "cluster") (has .Release.Namespace $watched) -}}
 {{- .Release.Namespace -}}
 {{- else -}}
-{{- index (include "pretrain-operator.watched" . | fromJson).namespaces 0 -}}
+{{- first $watched -}}
 {{- end -}}
 {{- end -}}
 
