@@ -295,7 +295,7 @@ def test_the_list_is_that_of_kubectl(kubectl: Kubectl, pretrain: Pretrain, name:
     ).stdout
     assert re.search(rf"^{kubectl.namespace} +{name} +Training", everywhere, re.MULTILINE)
     assert json.loads(pretrain("list", "-l", "only=nobody", "-o", "json"))["items"] == []
-    assert "bad" in pretrain.error("list", "-l", "bad selector!", code=65)
+    assert "unable to parse requirement" in pretrain.error("list", "-l", "bad selector!", code=65)
     kubectl.run("delete", "pretrainjob", f"{name}-young")
 
 
@@ -460,9 +460,7 @@ def test_logs_are_followed_to_the_end_of_the_job(kubectl: Kubectl, pretrain: Pre
     assert any("1 logs are read at a time" in line for line in following.lines)
 
     again = pretrain.run("logs", name, "-f", "--stage", "train")
-    assert again.stdout.splitlines() == sorted(said, key=lambda line: line.startswith("[train/1]")), (
-        "a finished job: all of it"
-    )
+    assert sorted(again.stdout.splitlines()) == sorted(said), "a finished job: all of it"
 
 
 def test_logs_survive_a_broken_connection(kubectl: Kubectl, name: str, tmp_path: Path) -> None:

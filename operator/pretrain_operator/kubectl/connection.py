@@ -283,11 +283,12 @@ class Cluster:
             request = self._client.param_serialize(
                 method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
             )
-            return self._client.call_api(
-                *request, _request_timeout=(min(CONNECT_SECONDS, self._seconds), self._seconds)
-            ).response
+            timeouts = (min(CONNECT_SECONDS, self._seconds), self._seconds)
+            response = self._client.call_api(*request, _request_timeout=timeouts).response
         except NETWORK_FAULTS as error:
             raise self._unreachable(error) from None
+        self._answered = self._answered or response.status < 500
+        return response
 
     def _unreachable(self, error: BaseException) -> ClusterError:
         why = plain(str(error)).rpartition(": ")[2].strip("()'\" ")[:200] or type(error).__name__
