@@ -8,11 +8,11 @@ TORCH  ?= torch==2.13.0
 # Extra words for pytest, for example: make test PYTEST="-k checkpoint"
 PYTEST ?=
 
-.PHONY: help setup demo test check generate manifests format lock bench images image-seaweedfs clean
+.PHONY: help setup demo test check generate manifests format lock bench images e2e clean
 .DEFAULT_GOAL := help
 
 help:      ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
 setup: $(VENV)/.installed  ## Makes .venv with everything that demo, tests and checks need
 
@@ -78,9 +78,18 @@ images: $(addprefix image-,$(IMAGES))  ## Builds the container images (BUILD_IMA
 image-%:
 	$(BUILD_IMAGE) $(call image_name,$*) images/$*.Dockerfile
 
-# The server that e2e tests store in.
-image-seaweedfs:
-	$(BUILD_IMAGE) $(call image_name,seaweedfs) tests/e2e/images/seaweedfs.Dockerfile
+# What only e2e tests use: the server that they store in, and pods that do nothing.
+E2E_IMAGES := seaweedfs instant
+$(addprefix image-,$(E2E_IMAGES)): image-%:
+	$(BUILD_IMAGE) $(call image_name,$*) tests/e2e/images/$*.Dockerfile
+
+kubeconfig:
+	@test -n "$$KUBECONFIG" || { echo "KUBECONFIG is not set: e2e tests need a Kubernetes cluster" >&2; exit 64; }
+
+e2e: kubeconfig setup images $(addprefix image-,$(E2E_IMAGES))  ## Runs the tests that need a cluster (KUBECONFIG; images as above, LOAD brings them there)
+	$(foreach one,$(IMAGES),PRETRAIN_E2E_$(shell echo $(one) | tr a-z A-Z)_IMAGE=$(call image_name,$(one))) \
+	PRETRAIN_E2E_SEAWEEDFS=$(call image_name,seaweedfs) PRETRAIN_E2E_INSTANT=$(call image_name,instant) \
+	$(BIN)/pytest -m e2e tests/e2e $(PYTEST)
 
 clean:  ## Removes what the demo made, keeps .venv
 	rm -rf build
