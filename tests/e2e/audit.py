@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,19 +35,25 @@ class Request:
         return self.verb not in READS
 
 
-def requests(users: Iterable[str], since: datetime | None = None) -> list[Request]:
-    """What these users asked for, in order. Skips the test where there is no audit log."""
+def requests(*, user: str | None = None, agent: str | None = None, since: datetime | None = None) -> list[Request]:
+    """What a user, or whoever calls himself by this agent, asked for, in order. Skips the test where there is no audit log."""
     path = os.environ.get("PRETRAIN_AUDIT_LOG")
     if not path:
         pytest.skip("PRETRAIN_AUDIT_LOG is not set: it names the API server's audit log, in which requests are counted")
-    wanted = tuple(f'"username":"{user}"' for user in users)
+    wanted = [f'"{field}":"{value}"' for field, value in (("username", user), ("userAgent", agent)) if value is not None]
     with Path(path).open(encoding="utf-8") as lines:
-        found = [_request(json.loads(line)) for line in lines if any(user in line for user in wanted)]
+        found = [_request(json.loads(line)) for line in lines if all(word in line for word in wanted)]
     return [request for request in found if since is None or request.time >= since]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def began() -> datetime:
+    """When the session began, for `since`."""
+    return now()
+
+
 def now() -> datetime:
-    """For `since`; on a cluster elsewhere its clock and ours have to agree to a second or so."""
+    """For `since`; where the API server is another machine, its clock and ours have to agree to a second or so."""
     return datetime.now(UTC)
 
 

@@ -1,5 +1,8 @@
 """Fixtures of the tests that need a cluster."""
 
+import pytest
+
+from tests.e2e.audit import began as began
 from tests.e2e.installed import crd as crd
 from tests.e2e.installed import operators as operators
 from tests.e2e.kubectl import kubectl as kubectl
@@ -10,3 +13,8 @@ from tests.e2e.s3 import namespaces as namespaces
 from tests.e2e.s3 import s3 as s3
 from tests.e2e.served import serving as serving
 from tests.e2e.undisturbed import undisturbed as undisturbed
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What was asked of the API server is looked at when all of it has been asked."""
+    items.sort(key=lambda item: item.path.name == "test_permissions.py")

@@ -146,7 +146,7 @@ def test_every_child_belongs_to_the_job(undisturbed: Undisturbed) -> None:
 
 def test_writes_of_one_job(undisturbed: Undisturbed, capsys: pytest.CaptureFixture[str]) -> None:
     """Counted by the API server: each child is written once, each Event once, the status at changes; nothing is read."""
-    asked = audit.requests([undisturbed.operator.user])
+    asked = audit.requests(user=undisturbed.operator.user)
     mine = [request for request in asked if request.resource != "leases"]
     started = asked[0].time + timedelta(seconds=STARTED_SECONDS)
     writes = Counter(request.resource for request in mine if request.writes)
@@ -227,7 +227,7 @@ def test_an_idle_operator_writes_nothing_but_its_lease(undisturbed: Undisturbed)
     """Beside a job that is finished, and that was just applied again."""
     since, before = audit.now(), _versions(undisturbed.kubectl)
     time.sleep(IDLE_SECONDS)
-    asked = audit.requests([undisturbed.operator.user], since)
+    asked = audit.requests(user=undisturbed.operator.user, since=since)
     lease = [request for request in asked if request.resource == "leases" and request.writes]
     assert len(lease) > IDLE_SECONDS / 15, "it is alive"
     others = [request for request in asked if request not in lease and request.verb != "watch"]
