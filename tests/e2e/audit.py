@@ -58,6 +58,7 @@ def now() -> datetime:
 
 
 def _request(entry: dict[str, Any]) -> Request:
+    code = int(entry.get("responseStatus", {}).get("code", 0))
     match entry:
         case {"verb": str(verb), "objectRef": {"resource": str(resource)}, "requestReceivedTimestamp": str(time)}:
             what = entry["objectRef"]
@@ -67,9 +68,9 @@ def _request(entry: dict[str, Any]) -> Request:
                 resource="/".join([resource, *([what["subresource"]] if "subresource" in what else [])]),
                 namespace=what.get("namespace"),
                 name=what.get("name"),
-                code=int(entry.get("responseStatus", {}).get("code", 0)),
+                code=code,
                 time=datetime.fromisoformat(time),
             )
         case {"verb": str(verb), "requestURI": str(uri), "requestReceivedTimestamp": str(time)}:
-            return Request(verb, "", uri, None, None, 0, datetime.fromisoformat(time))
+            return Request(verb, "", uri, None, None, code, datetime.fromisoformat(time))
     raise AssertionError(f"not an entry of an audit log: {entry}")
