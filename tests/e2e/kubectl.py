@@ -25,10 +25,10 @@ class Kubectl:
     namespace: str
 
     def run(self, *arguments: str, stdin: Any = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """One call, whatever comes of it; `stdin` is sent as JSON. timeout: seconds; one that waits needs more."""
+        """One call, whatever comes of it; `stdin` is sent as JSON, text as it is. timeout: seconds; one that waits needs more."""
         return subprocess.run(
             ["kubectl", "--namespace", self.namespace, *arguments],
-            input=None if stdin is None else json.dumps(stdin),
+            input=stdin if stdin is None or isinstance(stdin, str) else json.dumps(stdin),
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import obstore
@@ -80,12 +81,41 @@ def _copy_text(bucket: Storage, source: str, target: str) -> None:
             obstore.copy(bucket.store, entry.path, f"{target}/{path}")
 
 
-def said(kubectl: Kubectl, pod: str, event: str, step: int, seconds: float = 240) -> dict[str, Any]:
-    """The first event of this kind that a training pod logs of this step or a later one."""
+def said(kubectl: Kubectl, name: str, attempt: int, key: str, least: int = 0, seconds: float = 240) -> dict[str, Any]:
+    """The first event that a training pod of this attempt logs with a number of at least `least` under `key`."""
 
     def look() -> list[dict[str, Any]]:
-        lines = kubectl.run("logs", pod).stdout.splitlines()
+        labels = f"pretrain.dev/job={name},pretrain.dev/stage=train,pretrain.dev/attempt={attempt}"
+        lines = kubectl.run("logs", "--selector", labels, "--container=pytorch", "--tail=-1").stdout.splitlines()
         events = [json.loads(line) for line in lines if line.startswith("{")]
-        return [one for one in events if one.get("event") == event and one.get("step", -1) >= step]
+        return [one for one in events if one.get(key, -1) >= least]
 
     return eventually(look, bool, seconds)[0]
+
+
+def went_on(kubectl: Kubectl, attempt: int, newest: int, times: dict[str, float]) -> None:
+    """Whether the attempt of the job `paced` begins after the newest checkpoint. Shows how long each part took."""
+    began = said(kubectl, "paced", attempt, "first_step")
+    assert began["first_step"] == newest + 1
+    started = [pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] for pod in training_pods(kubectl)]
+    times["new pods running"] = max(datetime.fromisoformat(moment).timestamp() for moment in started)
+    times["first new step"] = said(kubectl, "paced", attempt, "step", newest + 1)["time"]
+    begun = min(times.values())
+    print(", ".join(f"{what} {moment - begun:.1f} s" for what, moment in sorted(times.items(), key=lambda item: item[1])))
+
+
+def newest_of(kubectl: Kubectl, storage: Storage, pods: list[dict[str, Any]]) -> int:
+    """The step of the newest checkpoint that these pods leave, once they have ended."""
+    uids = {pod["metadata"]["uid"] for pod in pods}
+    eventually(lambda: [pod for pod in training_pods(kubectl) if pod["metadata"]["uid"] in uids], lambda left: not left, 120)
+    return newest(storage)
+
+
+def newest(storage: Storage) -> int:
+    """The step of the newest committed checkpoint."""
+    paths = [entry.path.split("/") for entry in storage.entries("checkpoints")]
+    return max(int(path[1].removeprefix("step-")) for path in paths if path[-1] == "COMMITTED")
+
+
+def training_pods(kubectl: Kubectl) -> list[dict[str, Any]]:
+    return list(kubectl.get("pods", "--selector=pretrain.dev/stage=train")["items"])
