@@ -28,6 +28,7 @@ def test_a_job_in_training() -> None:
     assert printed(job(TRAINING), losses=(9.0, 6.0, 4.0, 3.2)) == [
         "team/demo  Training  age 10m",
         "s3://models/right",
+        "A stage runs.",
         "",
         "STAGE       STATE      TASKS                                                TIME",
         "preflight   Succeeded    1/1                                                0:10",
@@ -50,8 +51,8 @@ def test_a_job_in_training() -> None:
 
 def test_a_low_terminal_shows_less() -> None:
     lines = printed(job(TRAINING), height=10)
-    assert [line.split()[0] for line in lines[4:7]] == ["2", "train", "report"]
-    assert lines[4].startswith("2 stages    Succeeded")
+    assert [line.split()[0] for line in lines[5:8]] == ["2", "train", "report"]
+    assert lines[5].startswith("2 stages    Succeeded")
 
 
 def test_a_preprocessing_stage_counts_its_tasks() -> None:

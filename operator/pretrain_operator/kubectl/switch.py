@@ -19,8 +19,8 @@ def switch(cluster: Cluster, names: Sequence[str], namespace: str, *, suspend: b
         job = seen(cluster.job(name, namespace))
         if job.finished is not None:
             raise ClusterError(
-                f"{name} has {job.finished.lower()} and stays so; there is nothing to {verb}: submit it under another name to run "
-                "it again",
+                f"{name} has {job.finished.lower()} and stays so; there is nothing to {verb}: delete it and submit it "
+                "again, and what is finished is found in its storage",
                 EXIT_USER_ERROR,
             )
         if job.suspended == suspend:

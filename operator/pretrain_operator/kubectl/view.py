@@ -65,6 +65,9 @@ def draw(
             duration(_seconds(stage, now)),
         )
     parts: list[RenderableType] = [Text.assemble(*_title(job, now)), Text(job.storage, style="dim")]
+    progressing = job.condition("Progressing")
+    if progressing is not None and progressing.status == "True" and job.finished is None:
+        parts.append(Text(progressing.message, style="dim"))
     parts += [Text(), table] if job.stages else []
     parts += _training(job, losses)
     parts += _restarts(job)
@@ -99,15 +102,13 @@ def changes(before: SeenJob | None, after: SeenJob, now: datetime) -> Iterator[s
     if after.finished == "Succeeded" and (before is None or before.finished is None):
         succeeded = after.condition("Succeeded")
         yield f"{after.name}: {succeeded.message}" if succeeded else after.name
-    told = {line for line, _ in attention(before, now)} if before else set()
-    for line, _ in attention(after, now):
-        if line not in told:
-            yield line
+    told = {_sentence(condition) for condition in _concerns(before)} if before else set()
+    yield from (said for said in map(_sentence, _concerns(after)) if said not in told)
 
 
 def attention(job: SeenJob, now: datetime) -> list[tuple[str, bool]]:
     """What a person should know besides: each line with whether it is a failure."""
-    lines = [(_sentence(condition), condition.type == "Failed") for condition in job.conditions if _unusual(condition, job)]
+    lines = [(_sentence(condition), condition.type == "Failed") for condition in _concerns(job)]
     if job.deleted is not None:
         lines.append(("Deleting: its pods are being ended; what is in storage stays", False))
     if job.managed_by:
@@ -215,6 +216,11 @@ def _restarts(job: SeenJob) -> list[RenderableType]:
         time = "" if restart.time is None else f"{restart.time.astimezone():%m-%d %H:%M:%S}  "
         lines.append(Text(f"{time}{restarted(restart)}", style="yellow"))
     return lines
+
+
+def _concerns(job: SeenJob) -> list[SeenCondition]:
+    """The conditions that say something else than that all is well."""
+    return [condition for condition in job.conditions if _unusual(condition, job)]
 
 
 def _unusual(condition: SeenCondition, job: SeenJob) -> bool:
