@@ -60,7 +60,9 @@ class Pod:
 
     @property
     def over(self) -> bool:
-        return self.phase in ("Succeeded", "Failed") or self.exit_code is not None
+        """Whether it has ended. One that was deleted before any node had it has nothing that could end."""
+        ended = self.phase in ("Succeeded", "Failed") or self.exit_code is not None
+        return ended or (self.deleted is not None and self.node is None)
 
 
 @dataclass(frozen=True)

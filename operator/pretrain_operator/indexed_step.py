@@ -9,10 +9,13 @@ from pretrain_stage.errors import EXIT_USER_ERROR
 
 from pretrain_operator import reasons
 from pretrain_operator.facts import Workload, of_stage
-from pretrain_operator.observed import Action, Patch
+from pretrain_operator.observed import Action, Delete, Patch
 from pretrain_operator.stages import Stage
 from pretrain_operator.training_group import lost
 from pretrain_operator.view import Step, View, create, delete, halted, hindered, in_queue, queued, stale
+
+REPLACED_SECONDS = 20.0
+"""Within which a Job replaces a pod that was deleted; it takes about ten."""
 
 
 def indexed_step(view: View, stage: Stage) -> Step:
@@ -29,10 +32,15 @@ def indexed_step(view: View, stage: Stage) -> Step:
         return Step(failure=_why_failed(view, stage, made))
     if view.job.spec.suspend:
         return replace(halted(), actions=_halt_indexed(view, made))
+    if _forsaken(view, stage):
+        # Kubernetes deletes the pods of a namespace first and waits for them; the Job keeps each until it can replace it,
+        # which it cannot there. Without the Job they go, and elsewhere the stage begins again.
+        gone = Delete(made.kind, made.name, made.uid, propagation="Background")
+        return Step(actions=(gone,), reason=reasons.STARTING, message=f"stage {stage.name}: its pods were deleted")
     actions = _adjust(view, stage, made)
     if made.spec.get("suspend") and not actions:
         return Step(progressing=False, reason=reasons.QUEUED, message=queued(view, stage))
-    return replace(_indexed_running(view, stage, made), actions=actions)
+    return replace(_indexed_running(view, stage, made), actions=actions, again_seconds=_look_again(view, stage))
 
 
 def _indexed_running(view: View, stage: Stage, made: Workload) -> Step:
@@ -55,6 +63,21 @@ def _indexed_running(view: View, stage: Stage, made: Workload) -> Step:
         message = f"stage {stage.name} runs; task {last.index} has failed and is tried again: {last.message}"
         return Step(message=message)
     return Step(message=f"stage {stage.name} runs")
+
+
+def _forsaken(view: View, stage: Stage) -> bool:
+    """Whether all pods of the stage were deleted by somebody, and not replaced since."""
+    pods = [one for one in of_stage(view.pods, stage.name) if one.phase != "Succeeded"]
+    ends = [min(one.deleted, one.ended or one.deleted) for one in pods if one.deleted is not None and one.over]
+    if not ends or any(one.deleted is None or one.disruption is not None for one in pods):
+        return False
+    return all((view.now - end).total_seconds() > REPLACED_SECONDS for end in ends)
+
+
+def _look_again(view: View, stage: Stage) -> float | None:
+    """When to see whether deleted pods were replaced."""
+    deleted = any(one.deleted is not None and one.over for one in of_stage(view.pods, stage.name))
+    return REPLACED_SECONDS if deleted else None
 
 
 def _why_failed(view: View, stage: Stage, made: Workload) -> tuple[str, str]:

@@ -211,6 +211,37 @@ def test_a_task_on_a_lost_node_is_spoken_of() -> None:
     assert "node-0 does not answer" in state.condition("Progressing")["message"]
 
 
+def test_a_job_that_cannot_replace_its_deleted_pods_is_deleted_with_them() -> None:
+    """As in a namespace that is being deleted, which would wait for these pods for ever."""
+    state = State().until("clean")
+    state.start("clean", 0, 1)
+    for index in (0, 1):
+        state.pod("clean", index)["metadata"]["deletionTimestamp"] = stamp(NOW)
+        state.end("clean", index, 143, "stopped; start again to continue")
+    decided = state.settle()
+    assert decided.actions == ()
+    assert decided.again_seconds is not None
+    state.later(decided.again_seconds + 1)
+    assert kinds(state.plan().actions) == ["Delete Job"]
+
+
+@pytest.mark.parametrize("pod", ["running", "replaced", "drained"])
+def test_a_job_whose_pods_are_replaced_is_left_alone(pod: str) -> None:
+    state = State().until("clean")
+    state.start("clean", 0, 1)
+    state.pod("clean", 0)["metadata"]["deletionTimestamp"] = stamp(NOW)
+    state.end("clean", 0, 143)
+    if pod == "drained":
+        state.disrupt("clean", 1)
+        state.end("clean", 1, 143)
+    elif pod == "replaced":
+        state.pod("clean", 1)["metadata"]["deletionTimestamp"] = stamp(NOW)
+        state.end("clean", 1, 143)
+        state.start("clean", 2)
+    state.later(3600)
+    assert state.plan().actions == ()
+
+
 def test_counts_of_tasks() -> None:
     state = State({"corpus.tasks": 20}).until("clean")
     state.start("clean", 3, 4)
