@@ -35,7 +35,6 @@ IMAGE = os.environ.get("PRETRAIN_E2E_INSTANT", "localhost/pretrain-instant:dev")
 RELEASE = "operator"
 SMALL = {"cpu": "20m", "memory": "64Mi"}
 INSTANT: dict[str, Any] = {
-    "storage": {"uri": "s3://models/instant"},
     "corpus.tasks": 2,
     "corpus.parallelism": 2,
     "corpus.deduplicate": {"method": "none"},
@@ -143,7 +142,8 @@ class Place:
 
     def apply(self, name: str, spec: dict[str, Any] | None = None) -> None:
         """Creates a PretrainJob, or changes it."""
-        manifest = job(INSTANT | {"storage": {"uri": f"s3://models/{self.kubectl.namespace}/{name}"}} | (spec or {}))
+        storage = {"uri": f"s3://models/{self.kubectl.namespace}/{name}"}
+        manifest = job(INSTANT | (spec or {}) | {"storage": storage})
         self.kubectl("apply", "-f", "-", stdin=manifest | {"metadata": {"name": name}})
 
     def status(self, name: str) -> dict[str, Any]:
@@ -249,7 +249,8 @@ def _kubeconfig(url: str, token: str) -> dict[str, Any]:
     }
 
 
-def timeless(status: Any) -> Any:
-    if isinstance(status, dict):
-        return {name: timeless(value) for name, value in status.items() if not name.endswith("Time") and name != "time"}
-    return [timeless(value) for value in status] if isinstance(status, list) else status
+def timeless(body: Any) -> Any:
+    """The same without times."""
+    if isinstance(body, dict):
+        return {name: timeless(value) for name, value in body.items() if not name.lower().endswith(("time", "timestamp"))}
+    return [timeless(value) for value in body] if isinstance(body, list) else body

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.api_proxy import ApiProxy, Asked
-from tests.e2e.operator_process import Operator, Place, timeless, until
+from tests.e2e.operator_process import IMAGE, WAITING, Operator, Place, timeless, until
 
 pytestmark = pytest.mark.e2e
 
@@ -55,6 +56,237 @@ def test_a_job_and_the_same_with_the_operator_killed_after_every_write(place: Pl
     print(f"killed {len(killed)} times")
     assert len(killed) > 20
     assert _made_twice(proxy.writes()) == []
+
+
+def test_two_operators_never_write_both(place: Place) -> None:
+    """One is killed, one stopped for longer than its Lease lasts, one told to end: the other one takes over each time."""
+    proxies = {name: place.proxy() for name in ("one", "two")}
+    one = place.operator(proxies["one"], name="one").leading()
+    two = place.operator(proxies["two"], name="two").ready()
+    place.apply("first", WAITING)
+    until(lambda: place.condition("first", "Accepted").get("status") == "True", 20)
+    assert proxies["two"].writes() == [], "the standby writes"
+
+    one.kill()
+    killed = time.monotonic()
+    place.apply("second", WAITING)
+    until(lambda: bool(place.condition("second", "Accepted")), 25, two.log.read_text)
+    print(f"\ntaken over {proxies['two'].writes()[0].at - killed:.1f} s after kill -9")
+    assert 10 < proxies["two"].writes()[0].at - killed < 20
+
+    one.start().ready()
+    two.send(signal.SIGSTOP)
+    stopped = time.monotonic()
+    one.leading(25)
+    place.apply("third", WAITING)
+    until(lambda: bool(place.condition("third", "Accepted")), 20, one.log.read_text)
+    before = len(proxies["two"].writes())
+    place.apply("fourth", WAITING)
+    two.send(signal.SIGCONT)
+    assert two.wait(30) == 1
+    assert "is held by one now" in two.log.read_text()
+    assert len(proxies["two"].writes()) == before, "it wrote after it had lost the Lease"
+    assert max(asked.at for asked in proxies["two"].writes()) < stopped + 1
+
+    two.start().ready()
+    time.sleep(3)  # its watch of the Lease is open
+    one.send(signal.SIGTERM)
+    assert one.wait(15) == 0
+    ended = time.monotonic()
+    two.leading()
+    print(f"taken over {time.monotonic() - ended:.1f} s after the end of the other")
+    assert time.monotonic() - ended < 4
+
+
+def test_told_to_end_it_ends_what_it_has_begun_and_gives_the_lease_up(place: Place) -> None:
+    proxy = place.proxy()
+    operator = place.operator(proxy).leading()
+    proxy.delay_seconds = lambda asked: 2.0 if "/jobs/" in asked.path else 0.0
+    place.apply("job", WAITING)
+    until(lambda: any("/jobs/" in asked.path for asked in proxy.writes()), 20)
+    operator.send(signal.SIGTERM)
+    told = time.monotonic()
+    assert operator.wait(15) == 0
+    assert 1 < time.monotonic() - told < 10
+    assert [line["message"] for line in operator.lines() if line["level"] in ("warning", "error")] == []
+    assert place.status("job")["stages"], "the look at the job was cut off before its status"
+    assert place.kubectl.get("lease/pretrain-operator")["spec"]["holderIdentity"] == ""
+    assert proxy.asked[-1].path.endswith("/leases/pretrain-operator")
+
+
+def test_api_server_away_and_watches_silent(place: Place) -> None:
+    """Away for longer than the Lease lasts: the process stays, and goes on within seconds. Then watches that bring nothing."""
+    proxy = place.proxy()
+    operator = place.operator(proxy, "--resync-seconds", "100000").leading()
+    place.apply("before", WAITING)
+    until(lambda: bool(place.condition("before", "Accepted")), 20)
+
+    proxy.cut()
+    place.apply("meanwhile", WAITING)
+    place.kubectl("delete", "pretrainjob/before")
+    time.sleep(30)
+    assert operator.process is not None
+    assert operator.process.poll() is None
+    assert operator.get("/livez")[0] == 200, "an API server that is away is no reason to start again"
+    proxy.mend()
+    took = until(lambda: bool(place.condition("meanwhile", "Accepted")), 20, operator.log.read_text)
+    print(f"\ngone on {took:.1f} s after the API server was back")
+
+    time.sleep(12)  # the list after the watches' own
+    proxy.silence()
+    place.apply("unheard", WAITING)
+    took = until(lambda: bool(place.condition("unheard", "Accepted")), 120, operator.log.read_text)
+    print(f"heard {took:.1f} s after the watches fell silent")
+    assert operator.get("/livez")[0] == 200
+    assert operator.process.poll() is None
+
+
+def test_errors_and_lost_events(place: Place) -> None:
+    """Every tenth request is answered 429, 500 or 409, and three of ten events are lost: the end is the same."""
+    chance = random.Random(20)
+    names = [f"job-{number}" for number in range(6)]
+    calm = place.proxy()
+    operator = place.operator(calm).leading()
+    for name in names:
+        place.apply(name, WAITING)
+    for name in names:
+        until(
+            lambda name=name: place.condition(name, "Progressing").get("reason") == "Unschedulable",
+            60,
+            operator.log.read_text,
+        )  # type: ignore[misc]
+    _quiet(calm)
+    outcomes = [_essence(place, name) for name in names]
+    calls = len(calm.writes())
+    operator.send(signal.SIGTERM)
+    assert operator.wait(15) == 0
+    place.kubectl("delete", "pretrainjob", "--all", "--cascade=foreground")
+
+    proxy = place.proxy()
+    refused: list[Asked] = []
+
+    def refuse(asked: Asked) -> tuple[int, dict[str, Any]] | None:
+        if asked.watch or "/leases" in asked.path or chance.random() > 0.1:
+            return None
+        refused.append(asked)
+        code = chance.choice((429, 500, 409))
+        return code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "made by the test"}
+
+    proxy.fault = refuse
+    proxy.drop = lambda event: event["object"]["kind"] != "Lease" and chance.random() < 0.3
+    operator = place.operator(proxy, "--resync-seconds", "5")
+    for name in names:
+        place.apply(name, WAITING)
+    assert [_outcome_within(place, name, outcome) for name, outcome in zip(names, outcomes, strict=True)] == [""] * len(
+        names
+    )
+    made = len(proxy.writes())
+    print(f"\n{calls} writes undisturbed, {made} with {len(refused)} refused")
+    assert len(refused) > calls / 20
+    assert made <= 1.5 * calls
+    for name in names:
+        place.kubectl("delete", f"pretrainjob/{name}", "--wait=false")
+    place.apply("last", WAITING)
+    until(lambda: bool(place.condition("last", "Accepted")), 15, operator.log.read_text)
+
+
+def test_refusals_become_conditions_that_say_what_to_do(place: Place) -> None:
+    proxy = place.proxy()
+    operator = place.operator(proxy).leading()
+
+    def says(name: str, reason: str, *words: str) -> None:
+        until(lambda: place.condition(name, "Progressing").get("reason") == reason, 20, lambda: str(place.status(name)))
+        message = place.condition(name, "Progressing")["message"]
+        assert all(word in message for word in words), message
+
+    place.kubectl("apply", "-f", "-", stdin=_somebodys_job("taken-preflight"))
+    time.sleep(1)
+    place.apply("taken", WAITING)
+    says("taken", "NameTaken", "Job", "taken-preflight", "delete it")
+    place.kubectl("delete", "job/taken-preflight")
+    until(lambda: place.condition("taken", "Progressing")["reason"] != "NameTaken", 30)
+
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none"},
+        "spec": {"hard": {"count/jobs.batch": "1"}},
+    }
+    place.kubectl("apply", "-f", "-", stdin=quota)
+    until(lambda: "used" in place.kubectl.get("resourcequota/none").get("status", {}), 20)
+    place.apply("refused", WAITING)
+    says("refused", "ApplyRefused", "Job", "exceeded quota", "raise the quota")
+    time.sleep(4)
+    before = len([asked for asked in proxy.writes() if asked.path.endswith("/refused/status")])
+    place.kubectl("delete", "resourcequota/none")
+    until(lambda: place.condition("refused", "Progressing")["reason"] != "ApplyRefused", 60)
+    assert before == 1, "the same refusal was written again"
+    assert {event["reason"] for event in place.events("refused")} >= {"ApplyRefused", "Accepted"}
+    assert operator.process is not None
+    assert operator.process.poll() is None
+
+
+def test_fields_of_others_stay_theirs(place: Place) -> None:
+    """One field manager; what another one added to a child or to the job is there afterwards."""
+    proxy = place.proxy()
+    place.operator(proxy).leading()
+    place.apply("job", WAITING)
+    until(lambda: bool(place.condition("job", "Accepted")), 20)
+    until(lambda: place.kubectl.run("get", "job/job-preflight").returncode == 0, 20)
+    place.kubectl("label", "job/job-preflight", "team=blue")
+    place.kubectl("annotate", "pretrainjob/job", "team=blue")
+    place.apply("job", WAITING | {"suspend": True})
+    until(lambda: place.condition("job", "Suspended").get("status") == "True", 20)
+    child = place.kubectl.get("job/job-preflight", "--show-managed-fields")
+    parent = place.kubectl.get("pretrainjob/job", "--show-managed-fields")
+    assert child["spec"]["suspend"] is True
+    assert (child["metadata"]["labels"]["team"], parent["metadata"]["annotations"]["team"]) == ("blue", "blue")
+    assert "finalizers" not in parent["metadata"]
+    assert [note for note in parent["metadata"]["annotations"] if "kopf" in note] == []
+    ours = {entry["manager"] for entry in child["metadata"]["managedFields"]} - {"kubectl-label", "kube-controller-manager"}
+    assert ours == {"pretrain-operator"}
+    mine = [entry for entry in parent["metadata"]["managedFields"] if entry["manager"] == "pretrain-operator"]
+    assert [(entry["operation"], entry["subresource"]) for entry in mine] == [("Apply", "status")]
+
+
+def test_missing_rights_are_said_at_the_start(place: Place) -> None:
+    role = place.kubectl.get("roles")["items"][0]["metadata"]["name"]
+    rules = json.dumps([{"op": "remove", "path": "/rules/3"}])
+    place.kubectl("patch", f"role/{role}", "--type=json", "-p", rules)
+    operator = place.operator(place.proxy())
+    assert operator.wait(30) == 1
+    assert "refused to list pytorchjobs" in operator.log.read_text()
+    assert "grant this to the operator's service account" in operator.log.read_text()
+
+
+def _essence(place: Place, name: str) -> dict[str, Any]:
+    """Messages of the scheduler differ from time to time, and so may the number of times that a job waited."""
+    outcome = place.outcome(name)
+    conditions = {one["type"]: (one["status"], one["reason"]) for one in outcome["status"].get("conditions", [])}
+    return {"children": outcome["children"], "conditions": conditions, "stages": outcome["status"].get("stages")}
+
+
+def _outcome_within(place: Place, name: str, outcome: dict[str, Any]) -> str:
+    try:
+        until(lambda: _essence(place, name) == outcome, 60, lambda: _difference(_essence(place, name), outcome))
+    except AssertionError as error:
+        return f"{name}: {error}"
+    return ""
+
+
+def _somebodys_job(name: str) -> dict[str, Any]:
+    safe = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    pod = {
+        "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{"name": "main", "image": IMAGE, "securityContext": safe}],
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": {"pretrain.dev/job": "taken"}},
+        "spec": {"suspend": True, "template": {"spec": pod}},
+    }
 
 
 def _left_alone(place: Place) -> dict[str, Any]:
