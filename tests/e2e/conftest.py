@@ -16,5 +16,5 @@ from tests.e2e.undisturbed import undisturbed as undisturbed
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What was asked of the API server is looked at when all of it has been asked."""
-    items.sort(key=lambda item: item.path.name == "test_permissions.py")
+    """Tests that are marked `afterwards` look at what all others have left."""
+    items.sort(key=lambda item: item.get_closest_marker("afterwards") is not None)

@@ -15,7 +15,7 @@ from tests.chart.helm import HELM, NO_HELM, render
 from tests.chart.permissions import granted
 from tests.e2e import audit
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(HELM is None, reason=NO_HELM)]
+pytestmark = [pytest.mark.e2e, pytest.mark.afterwards, pytest.mark.skipif(HELM is None, reason=NO_HELM)]
 
 NAMESPACE = "team"
 UNUSED: dict[tuple[str, str], str] = {}
