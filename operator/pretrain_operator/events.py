@@ -78,7 +78,7 @@ def _hindrances(old: PretrainJobStatus, new: PretrainJobStatus) -> Iterator[Anno
     before, after = _hindrance(was), _hindrance(now)
     if after is not None and after != before:
         yield Announcement("Warning", after, now.message)
-    elif after is None and before is not None and now.status == "True":
+    elif after is None and before is not None and now.status == "True" and now.reason != reasons.RESTARTING:
         yield Announcement("Normal", reasons.RECOVERED, now.message)
 
 

@@ -66,8 +66,8 @@ def _forced(view: View, pods: list[Pod]) -> tuple[Action, ...]:
 
 
 def _hurried(view: View, pods: list[Pod]) -> tuple[Action, ...]:
-    """Shortens the grace period of the others when a pod was lost: they hang in a collective and cannot save."""
-    broken = bool(view.before.restarts) and view.before.restarts[-1].reason == "Infrastructure"
+    """Shortens the grace period of the others when a pod was lost, or never came: they wait for it and cannot save."""
+    broken = bool(view.before.restarts) and view.before.restarts[-1].reason in ("Infrastructure", "Unschedulable")
     if not broken and not any(lost(one, view.now) for one in pods):
         return ()
     others = [one for one in pods if not lost(one, view.now) and hurried(one, view.now)]

@@ -6,6 +6,13 @@ python -m pretrain_preprocess clean --job job.json --index 0 --stride 2   tasks 
 
 from __future__ import annotations
 
+import os
+import signal
+
+if __name__ == "__main__":
+    # Process 1 of a container is deaf to SIGTERM until it has a handler, and on a busy node these imports take many seconds.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -72,6 +72,15 @@ def test_what_hinders_a_job_and_its_end() -> None:
     assert reasons(announced(state)) == ["Normal Recovered"]
 
 
+def test_a_group_that_is_let_go_has_not_recovered() -> None:
+    state = State({"training.nodes": 2}).until("train")
+    state.start("train", 0, 1)
+    state.unschedulable("train", 1, "0/2 nodes are available: 2 Insufficient cpu.")
+    assert reasons(announced(state))[-1] == "Warning Unschedulable"
+    state.later(301)
+    assert reasons(announced(state)) == ["Warning GroupRestarted"]
+
+
 def test_a_fault_is_announced() -> None:
     state = State()
     state.fault = Fault("ApplyRefused", "quota")

@@ -430,7 +430,13 @@ def test_a_pod_that_cannot_be_scheduled_frees_the_others() -> None:
     assert decided.again_seconds == pytest.approx(300)
     state.later(301)
     state.reconcile()
-    assert kinds(state.reconcile().actions) == ["Delete PyTorchJob"]
+    decided = state.reconcile()
+    # Those that run have waited for the one that does not: there is nothing that they could save.
+    assert [(one.name, one.grace_seconds) for one in decided.actions if isinstance(one, Delete)] == [
+        ("right-train", None),
+        ("right-train-0", 20),
+        ("right-train-1", 20),
+    ]
     restart = state.job["status"]["restarts"][-1]
     assert restart["reason"] == "Unschedulable"
     assert "Insufficient nvidia.com/gpu" in restart["message"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,3 +53,26 @@ def test_a_message_is_cut_where_a_character_ends(tmp_path: Path, monkeypatch: py
     process.leave_result({"text": "文" * 5000})
     assert len(log.read_bytes()) <= process.TERMINATION_BYTES
     assert log.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("program", ["pretrain_preprocess", "pretrain_trainer"])
+def test_a_program_hears_that_it_should_end_before_it_imports_anything_heavy(program: str) -> None:
+    """As process 1 of a container it would not be ended by SIGTERM without a handler, but only after its grace period."""
+    running = subprocess.Popen([sys.executable, "-m", program, "--help"], stdout=subprocess.DEVNULL)
+    try:
+        proc = Path(f"/proc/{running.pid}")
+        while not _catches(proc, signal.SIGTERM):
+            assert running.poll() is None, "it ended without a handler"
+        assert "pydantic" not in (proc / "maps").read_text()
+        running.terminate()
+        assert running.wait(10) == 128 + signal.SIGTERM
+    finally:
+        running.kill()
+        running.wait()
+
+
+def _catches(proc: Path, number: int) -> bool:
+    """Whether a process has a handler for the signal, as the kernel says."""
+    caught = next(line for line in (proc / "status").read_text().splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
