@@ -31,6 +31,8 @@ from tests.run.whole import lay_out_text
 from tests.seaweedfs import Credentials, free_ports
 
 IMAGE = os.environ.get("PRETRAIN_E2E_SEAWEEDFS", "localhost/pretrain-seaweedfs:dev")
+CUT_NODE = os.environ.get("PRETRAIN_E2E_CUT_NODE")
+"""The node that a test takes the network from (test_nodes.py); the server stays off it."""
 SECRET = "s3-credentials"
 NAME, BUCKET = "s3", "pretrain"
 S3_PORT, FILER_PORT = 8333, 8888
@@ -156,7 +158,8 @@ def running(folder: Path) -> Iterator[ClusterS3]:
 def _objects(server: ClusterS3) -> list[dict[str, Any]]:
     """One pod that fits restricted Pod Security, its keys, and the Service before it."""
     keys = {"accessKey": server.writer.access_key, "secretKey": server.writer.secret_key}
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    # No other bucket: SeaweedFS makes one for whoever may, where AWS says that there is none.
+    actions = [f"{right}:{BUCKET}" for right in ("Read", "Write", "List", "Tagging")]
     identities = {"identities": [{"name": "writer", "credentials": [keys], "actions": actions}]}
     labels = {"app": NAME}
     options = {
@@ -194,6 +197,7 @@ def _objects(server: ClusterS3) -> list[dict[str, Any]]:
         ],
     }
     pod = {
+        **({"affinity": _off(CUT_NODE)} if CUT_NODE else {}),
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 1,
         "securityContext": {
@@ -225,6 +229,12 @@ def _objects(server: ClusterS3) -> list[dict[str, Any]]:
         },
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": NAME, "labels": labels}, "spec": pod},
     ]
+
+
+def _off(node: str) -> dict[str, Any]:
+    """Affinity to any other node."""
+    term = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [node]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
 
 
 def _make_bucket(server: ClusterS3) -> None:
