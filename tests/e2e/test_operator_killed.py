@@ -94,5 +94,7 @@ def test_a_job_does_not_notice(
     assert set(said.values()) == {1}, said
     assert Counter(reason for reason, _ in said) == {"Accepted": 1, "StageSucceeded": len(STAGES), "Succeeded": 1}
 
-    kubectl("delete", "pretrainjob", NAME, "--timeout=30s")
+    # And it goes with everything that was its when its time is over, which the operator sees to.
+    kubectl("patch", "pretrainjob", NAME, "--type=merge", "-p", '{"spec": {"ttlSecondsAfterFinished": 1}}')
     eventually(children, lambda there: not there)
+    assert kubectl.run("get", "pretrainjob", NAME).returncode != 0
