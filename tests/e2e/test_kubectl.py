@@ -317,7 +317,7 @@ def test_status(kubectl: Kubectl, pretrain: Pretrain, name: str) -> None:
     shown = pretrain("status", name)
     assert shown.startswith(f"{kubectl.namespace}/{name}  Training  age ")
     assert "train       Running      0/2  ━━━━━━━━━━━━ 30 %, 2 active" in shown
-    assert "attempt 1 ended, Infrastructure: rank 1: killed; goes on from step 50" in shown
+    assert "attempt 1 ended, Infrastructure: rank 1: killed (checkpoint known then: 50)" in shown
     assert json.loads(pretrain("status", name, "-o", "json")) == kubectl.get("pretrainjob", name)
     assert pretrain.error("status", f"{name}-gone", code=1) == (
         f"there is no pretrainjob {name}-gone in namespace {kubectl.namespace}; `kubectl pretrain list -A` shows all jobs"

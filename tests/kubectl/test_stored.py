@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pretrain_operator.kubectl.stored import print_checkpoints, stored, table
+from pretrain_operator.kubectl.stored import Stored, print_checkpoints, stored, table
 from pretrain_stage import config
 from pretrain_stage.errors import StorageError
 from pretrain_stage.storage import Storage, open_storage
@@ -62,11 +62,17 @@ def storage(s3_uri: str, seaweedfs: SeaweedFS, tmp_path: Path) -> Storage:
 
 def found(storage: Storage, *, deep: bool = False) -> dict[int, str]:
     """What is wrong with each checkpoint."""
-    return {step: stored(storage, step, deep=deep).fault for step in checkpoint.steps(storage)}
+    return {step: seen(storage, step, deep=deep).fault for step in checkpoint.steps(storage)}
+
+
+def seen(storage: Storage, step: int, *, deep: bool = False) -> Stored:
+    found = stored(storage, step, deep=deep)
+    assert found is not None
+    return found
 
 
 def test_the_table(storage: Storage) -> None:
-    rows = [stored(storage, step, deep=False) for step in checkpoint.steps(storage)]
+    rows = [seen(storage, step) for step in checkpoint.steps(storage)]
     lines = table(rows)
     assert lines[0].split() == ["STEP", "TOKENS", "SIZE", "TIME", "PROCESSES", "LOSS", "VERIFIED"]
     assert [line.split()[:4] for line in lines[1:]] == [
@@ -92,8 +98,11 @@ def test_what_does_not_verify(storage: Storage) -> None:
     assert "manifest.json: SHA-256 is" in found(storage)[30]
     storage.delete([f"{newest}/COMMITTED"])
     assert "never finished" in found(storage)[30]
-    assert table([stored(storage, 30, deep=False)])[1].split()[-1] == "no"
+    assert table([seen(storage, 30)])[1].split()[-1] == "no"
     assert [found(storage)[step] for step in (20, 10)] == ["", ""]
+
+    checkpoint.remove(storage, 20)
+    assert stored(storage, 20, deep=False) is None, "an empty folder that the server may still name"
 
 
 def test_wrong_credentials(storage: Storage, seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,10 +43,10 @@ def test_a_job_in_training() -> None:
         "",
         "RESTARTS of training (1 of them counted against training.maxRestarts)",
         *[line for line in printed(job(TRAINING)) if "attempt 1 ended" in line],
-        "step 50",
+        "known then: 50)",
         "",
     ]
-    assert any("attempt 1 ended, Infrastructure: rank 1: killed; goes on from" in line for line in printed(job(TRAINING)))
+    assert any("attempt 1 ended, Infrastructure: rank 1: killed (checkpoint" in line for line in printed(job(TRAINING)))
 
 
 def test_a_low_terminal_shows_less() -> None:
@@ -140,7 +140,7 @@ def test_lines_of_what_has_changed() -> None:
     assert "clean: Succeeded after 4:40" in first
     assert "train: Running" in first
     assert "train: step 120 of 400, loss 3.214, validation loss 3.3, 12,346 tokens/s, 4m10s left, checkpoint at 100" in first
-    assert "restart: attempt 1 ended, Infrastructure: rank 1: killed; goes on from step 50" in first
+    assert "restart: attempt 1 ended, Infrastructure: rank 1: killed (checkpoint known then: 50)" in first
     assert list(changes(after(), after(), NOW)) == []
 
     step = after(training=TRAINING["training"] | {"step": 130})  # type: ignore[operator]

@@ -51,7 +51,7 @@ def print_checkpoints(
 ) -> None:
     """Prints the job's checkpoints, the newest first. deep: reads every byte. Raises StorageError with what to do."""
     storage = _storage(cluster.job(name, namespace), namespace, endpoint)
-    found = [stored(storage, step, deep=deep) for step in checkpoint.steps(storage)]
+    found = [one for step in checkpoint.steps(storage) if (one := stored(storage, step, deep=deep)) is not None]
     if as_json:
         print(json.dumps({"storage": storage.uri, "checkpoints": [_as_json(one) for one in found]}, indent=2))
         return
@@ -65,9 +65,14 @@ def print_checkpoints(
             print(f"note: step {one.step}: {plain(one.fault)}", file=sys.stderr)
 
 
-def stored(storage: Storage, step: int, *, deep: bool) -> Stored:
-    """One checkpoint: by its marker, its manifest and the sizes of its files; `deep` by their SHA-256 too."""
+def stored(storage: Storage, step: int, *, deep: bool) -> Stored | None:
+    """One checkpoint: by its marker, its manifest and the sizes of its files; `deep` by their SHA-256 too.
+
+    None for a folder without files: some servers keep the name of one whose last file was deleted.
+    """
     there = {entry.path: entry for entry in storage.entries(checkpoint.folder(step))}
+    if not there:
+        return None
     bytes_there = sum(entry.size for entry in there.values())
     times = [entry.modified for entry in there.values()]
     try:

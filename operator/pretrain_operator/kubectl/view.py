@@ -129,7 +129,7 @@ def attention(job: SeenJob, now: datetime) -> list[tuple[str, bool]]:
 
 def restarted(restart: SeenRestart) -> str:
     """One restart as a sentence."""
-    kept = "" if restart.checkpoint_step is None else f"; goes on from step {restart.checkpoint_step:,}"
+    kept = "" if restart.checkpoint_step is None else f" (checkpoint known then: {restart.checkpoint_step:,})"
     return f"attempt {restart.attempt} ended, {restart.reason}: {restart.message}{kept}"
 
 
@@ -168,7 +168,7 @@ def _detail(job: SeenJob, stage: SeenStage) -> Text:
 def _training(job: SeenJob, losses: Sequence[float]) -> list[RenderableType]:
     """What the trainer says, below the stages."""
     stage, training = job.stage_named("train"), job.training
-    if training is None or stage is None or stage.state == "Pending":
+    if training is None or stage is None or (stage.state == "Pending" and not training.step):
         return []
     attempt = "" if training.attempt == 1 else f" attempt {training.attempt}"
     lines: list[RenderableType] = [
