@@ -20,7 +20,7 @@ from tests.e2e.kubectl import Kubectl, new_namespace
 from tests.e2e.s3 import ClusterS3
 from tests.e2e.served import served
 from tests.e2e.undisturbed import NAME, Outcome, Undisturbed, outcome
-from tests.e2e.waiting import eventually, succeeded, until
+from tests.e2e.waiting import RUN_SECONDS, eventually, succeeded, until
 
 STEPS, STEP_TOKENS, CHECKPOINT_STEPS = 40, 8192, 5
 TEXT_STAGES = STAGES[: STAGES.index("train")]
@@ -81,7 +81,9 @@ def _copy_text(bucket: Storage, source: str, target: str) -> None:
             obstore.copy(bucket.store, entry.path, f"{target}/{path}")
 
 
-def said(kubectl: Kubectl, name: str, attempt: int, key: str, least: int = 0, seconds: float = 240) -> dict[str, Any]:
+def said(
+    kubectl: Kubectl, name: str, attempt: int, key: str, least: int = 0, seconds: float = RUN_SECONDS
+) -> dict[str, Any]:
     """The first event that a training pod of this attempt logs with a number of at least `least` under `key`."""
 
     def look() -> list[dict[str, Any]]:

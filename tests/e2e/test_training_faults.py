@@ -28,6 +28,12 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
         os.kill(int(process.name), signal.SIGKILL)
 """
 """Process 1 of the pod is the launcher; its argument is `launch`."""
+FILL_MEMORY = """
+with open("/dev/shm/full", "wb") as file:
+    for _ in range(1024):
+        file.write(bytes(2**20))
+"""
+"""What lies in shared memory counts as memory of the pod; the kernel kills the largest process, a rank."""
 
 
 def test_a_group_that_is_hit_again_and_again_ends_with_the_same_model(
@@ -49,10 +55,10 @@ def test_a_group_that_is_hit_again_and_again_ends_with_the_same_model(
 
 
 def test_training_that_cannot_go_on_says_why(paced: Paced, namespaces: Namespaces, serving: Serving) -> None:
-    """Three jobs at once: a budget that is used up, too little memory, and a loss that is not a number."""
+    """Three jobs at once: a budget that is used up, memory that is, and a loss that is not a number."""
     kubectl = namespaces("fatal")
     paced.apply(kubectl, "killed", {"training.maxRestarts": 0})
-    paced.apply(kubectl, "starved", {"training.maxRestarts": 0, "training.resources": {"cpu": "50m", "memory": "640Mi"}})
+    paced.apply(kubectl, "starved", {"training.maxRestarts": 0, "training.resources": {"cpu": "50m", "memory": "1Gi"}})
     paced.apply(kubectl, "diverging", {"training.optimizer": DIVERGING})
     serving(kubectl)
 
@@ -62,6 +68,8 @@ def test_training_that_cannot_go_on_says_why(paced: Paced, namespaces: Namespace
     assert "pod 1 ended with 137: rank 1: killed by SIGKILL" in message
     assert "spec.training.maxRestarts: 0 restarts are used up" in message
 
+    said(kubectl, "starved", 1, "step")
+    kubectl.run("exec", "starved-train-worker-0", "--container=pytorch", "--", "python", "-c", FILL_MEMORY, timeout=240)
     message = _failure(kubectl, "starved", "RestartsExhausted")
     assert "out of memory (OOMKilled); raise the memory in resources" in message
 
