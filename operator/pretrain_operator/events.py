@@ -88,7 +88,7 @@ def _end(old: PretrainJobStatus, new: PretrainJobStatus) -> Iterator[Announcemen
         if now is not None and now.status == "True" and not _same(was, now):
             yield Announcement("Normal" if level == "Normal" else "Warning", now.reason, now.message)
     if _finished(old) and old.observed_generation != new.observed_generation:
-        message = "the job is finished, so the edited spec changes nothing; create another PretrainJob"
+        message = "the job is finished, so an edit changes nothing but when it is deleted; create another PretrainJob"
         yield Announcement("Warning", reasons.ALREADY_FINISHED, message)
 
 
