@@ -8,5 +8,6 @@ Its modules, in the order of the flow:
     render           the stages and these objects as text
     check            what can be known about a job before anything heavy starts
     local            runs the stages on this machine, with one view
+    kubectl          the commands that speak to a cluster
     cli, commands    the program `pretrain`
 """

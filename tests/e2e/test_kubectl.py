@@ -560,7 +560,7 @@ def test_a_whole_job(s3: ClusterS3, namespaces: Namespaces, serving: Serving, tm
     pretrain("submit", path)
     with pretrain.started("logs", "tiny", "-f") as following, pretrain.started("status", "tiny", "-w") as watching:
         done = subprocess.run(
-            [*PROGRAM, "status", "tiny", "-n", kubectl.namespace, "--wait-for=succeeded", "--timeout=10m"], check=False
+            [*PROGRAM, "status", "tiny", "-n", kubectl.namespace, "--wait-for=succeeded", "--timeout=15m"], check=False
         )
         assert done.returncode == 0, "\n".join(following.lines[-20:])
         assert (following.end(), watching.end()) == (0, 0)

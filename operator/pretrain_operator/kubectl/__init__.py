@@ -1,5 +1,5 @@
-"""The commands that speak to a cluster: submit, list, status, logs, suspend, resume, checkpoints. They need no operator of
-their own process; they read and write PretrainJobs as kubectl does, with the user's rights.
+"""The commands that speak to a cluster: submit, list, status, logs, suspend, resume, checkpoints. They
+read and write PretrainJobs as kubectl does, with the user's rights; that an operator runs is not their concern.
 
 Its modules, in the order of the flow:
 
@@ -9,6 +9,8 @@ Its modules, in the order of the flow:
     submit, switch           write: a file, or the field suspend
     columns, listing         read: a table of jobs
     view, watching           read: one job, drawn; and waiting for its end
+    objects                  read: the objects themselves, for programs
+    watched                  a watch in a thread of its own
     pods, lines, logs        read: what the pods of a job print
     stored                   read: the checkpoints of a job, from its storage
     plain                    text of others, made harmless for a terminal
