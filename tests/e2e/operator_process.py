@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,12 +167,15 @@ class Place:
 
     def outcome(self, name: str) -> dict[str, Any]:
         """What a job has come to, without what differs from run to run: uids, versions, times, node names."""
+        uid = self.kubectl.get(f"pretrainjob/{name}")["metadata"]["uid"]
         children = []
         for kind in ("configmap", "job", "pytorchjob"):
             for body in self.kubectl.get(kind, "-l", f"pretrain.dev/job={name}")["items"]:
                 owners = [owner["kind"] for owner in body["metadata"]["ownerReferences"]]
                 notes = {k: v for k, v in body["metadata"].get("annotations", {}).items() if k.startswith("pretrain.dev/")}
-                children.append((body["kind"], body["metadata"]["name"], owners, notes, body.get("data")))
+                data = json.dumps(body.get("data")).replace(uid, "UID")
+                # The job file holds the uid, and its ConfigMap's name a digest of it.
+                children.append((kind, re.sub("-job-[0-9a-f]{10}$", "-job", body["metadata"]["name"]), owners, notes, data))
         pods = sorted(body["metadata"]["labels"]["pretrain.dev/stage"] for body in self._pods(name))
         events = sorted((event["reason"], event["message"], event["count"]) for event in self.events(name))
         return {"children": children, "pods": pods, "status": timeless(self.status(name)), "events": events}
