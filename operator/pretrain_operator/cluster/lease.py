@@ -61,6 +61,7 @@ class Lease:
         """Called when renewing works again after it did not for longer than the deadline."""
         self._body: dict[str, Any] | None = None
         """The Lease as it was last read or written."""
+        self._standing_by = True
         self._held_until = float("-inf")
         self._changed_at = clock()
         """When the Lease was last seen to change."""
@@ -83,6 +84,7 @@ class Lease:
             except Failure as error:
                 logger.warning("%s", error)
                 await asyncio.sleep(self.times.retry)
+        self._standing_by = False
         logger.info("holding Lease %s/%s as %s", self.namespace, self.name, self.identity)
 
     async def keep(self) -> NoReturn:
@@ -125,7 +127,7 @@ class Lease:
             self._unseen_since = None
         else:
             self._unseen_since = self.clock()
-        if not self.leading.is_set() and self._watched > known:
+        if self._standing_by and self._watched > known:  # a holder must fail to renew what another has taken
             self._body, self._changed_at = dict(body), self.clock()
             self._woken.set()
 
