@@ -28,8 +28,11 @@ PARENT_VARIABLE = "PRETRAIN_PARENT_PID"
 """Environment variable in which a parent says who it is, so that its death before `leave_with_parent` is noticed too."""
 
 
-class Stopped(Exception):
-    """The program was asked to stop (SIGTERM) and has nothing left to save."""
+class Stopped(BaseException):
+    """The program was asked to stop (SIGTERM) and has nothing left to save.
+
+    No Exception: libraries catch those where they try what may be missing, and the wish would be lost.
+    """
 
 
 def run_stage(events: Events, main: Callable[[], None]) -> int:

@@ -16,7 +16,7 @@ from pretrain_stage.events import Events
 from pretrain_stage.process import Stopped, run_stage
 
 
-def raising(error: Exception) -> Callable[[], None]:
+def raising(error: BaseException) -> Callable[[], None]:
     def main() -> None:
         raise error
 
@@ -34,7 +34,7 @@ def raising(error: Exception) -> Callable[[], None]:
     ],
 )
 def test_the_end_of_a_program_is_said_once_for_people_and_once_for_kubernetes(
-    error: Exception, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, stream = tmp_path / "termination-log", io.StringIO()
     log.touch()
@@ -76,3 +76,16 @@ def _catches(proc: Path, number: int) -> bool:
     """Whether a process has a handler for the signal, as the kernel says."""
     caught = next(line for line in (proc / "status").read_text().splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+def test_libraries_that_try_what_may_be_missing_do_not_swallow_the_wish_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "leave_with_parent", lambda: None)
+    monkeypatch.setattr(process, "stop_on_sigterm", lambda: None)
+
+    def main() -> None:
+        try:
+            raise Stopped
+        except Exception:
+            pass
+
+    assert run_stage(Events({}, io.StringIO()), main) == 143

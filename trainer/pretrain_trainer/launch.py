@@ -12,8 +12,10 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -152,7 +154,8 @@ def _run_ranks(node: Node, training: Training, job_file: Path, record_samples: P
     arguments += ["-m", "pretrain_trainer", "train", "--job", str(job_file)]
     arguments += ["--record-samples", str(record_samples)] if record_samples else []
     try:
-        run.run(run.parse_args(arguments))  # type: ignore[no-untyped-call]
+        with _ended_while_it_waits():
+            run.run(run.parse_args(arguments))  # type: ignore[no-untyped-call]
     except SignalException:
         raise Stopped from None
     except ChildFailedError as error:
@@ -186,7 +189,42 @@ def _agents_that_leave_quietly() -> Iterator[None]:
     del os.environ[LOG_LEVEL_VARIABLE]
 
 
-def explain(failures: Mapping[int, ProcessFailure]) -> Exception:
+@contextlib.contextmanager
+def _ended_while_it_waits() -> Iterator[None]:
+    """Ends this process on SIGTERM for as long as it has no ranks: there is nothing to save before.
+
+    torchrun waits for the other nodes outside of Python, where no handler runs until all have come. A thread can hear of the
+    signal meanwhile; once there are ranks, it leaves them to torchrun's own handler.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def listen() -> None:
+        while heard := os.read(reader, 1):
+            if heard[0] == signal.SIGTERM and not _has_children():
+                os._exit(EXIT_STOPPED)
+
+    threading.Thread(target=listen, name="ended-while-it-waits", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+
+
+def _has_children() -> bool:
+    """Whether this process has started others that it has not waited for. Where that cannot be asked, it may have."""
+    if not hasattr(os, "waitid"):
+        return True
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def explain(failures: Mapping[int, ProcessFailure]) -> BaseException:
     """What to say of a node whose ranks failed: the first that did so for a reason of its own, by rank and sentence.
 
     If all left because they were asked to, that is Stopped.

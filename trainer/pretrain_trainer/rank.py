@@ -15,7 +15,6 @@ from pathlib import Path
 from pretrain_stage.config import Job
 from pretrain_stage.errors import EXIT_TEMPORARY, PEER_LEFT, UserError
 from pretrain_stage.events import Events
-from pretrain_stage.process import Stopped
 
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.environment import prepare_environment
@@ -44,8 +43,6 @@ def run_rank(job: Job[TrainerSpec], events: Events, record_samples: Path | None)
         from pretrain_trainer.train import train
 
         train(job, events, record_samples)
-    except Stopped:
-        raise
     except Exception as error:
         if _is_echo(error):
             echo = PeerLost(f"{PEER_LEFT}: {_first_line(error)}")
