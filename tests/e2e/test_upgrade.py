@@ -17,7 +17,7 @@ from tests.e2e.kubectl import Kubectl, Namespaces
 from tests.e2e.paced import PACED, STEP_TOKENS, STEPS
 from tests.e2e.s3 import ClusterS3
 from tests.e2e.undisturbed import NAME
-from tests.e2e.waiting import eventually, runs, succeeded, until
+from tests.e2e.waiting import RUN_SECONDS, eventually, runs, succeeded, until
 
 pytestmark = pytest.mark.e2e
 
@@ -59,7 +59,7 @@ def test_a_job_goes_on_through_upgrade_rollback_uninstall_and_install(
     assert kubectl.get("customresourcedefinition", "pretrainjobs.pretrain.dev")
     assert kubectl.get("pretrainjob", NAME)["status"]["phase"] == "Training"
     assert phases(kubectl, "train") == ["Running", "Running"]
-    eventually(lambda: phases(kubectl, "train"), lambda found: found == ["Succeeded", "Succeeded"], 300)
+    eventually(lambda: phases(kubectl, "train"), lambda found: found == ["Succeeded", "Succeeded"], RUN_SECONDS)
     assert_still_there(before, pods(kubectl))
     assert not phases(kubectl, "evaluate"), "there is nobody who could start it"
 
