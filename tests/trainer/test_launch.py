@@ -149,6 +149,22 @@ def test_two_nodes_find_each_other_and_say_why_they_failed(site: Site, trained: 
 
 
 @pytest.mark.slow
+def test_a_node_that_waits_for_another_ends_when_it_is_asked_to(site: Site) -> None:
+    """It has nothing to save; torchrun would not hear of it before the other node has come."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_NODE_RANK": "0"}
+    node = start("launch", site.write(nodes=2), **place, PET_MASTER_ADDR="localhost", PET_MASTER_PORT=str(port))
+    wait_for_name(Node(2, 1, 1, "localhost", port), 120)
+    time.sleep(3)  # from listening to waiting
+    assert not descendants(node.process.pid)
+    begun = time.monotonic()
+    assert node.stop() == 143
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.slow
 def test_a_process_that_hangs_is_noticed(site: Site) -> None:
     probe = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     probe += [str(Path(__file__).with_name("hang_probe.py")), str(site.write(processesPerNode=2))]

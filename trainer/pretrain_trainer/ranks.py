@@ -6,6 +6,7 @@ One process a GPU, or several on CPU, started by torchrun, which tells each its 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -98,12 +99,13 @@ def connect(where: Place, gpus: bool) -> Group:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if gpus:
         torch.cuda.set_device(where.local_rank)
+    # The others are waited for outside of Python, where no handler of ours would run; and there is nothing to save yet.
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     deepspeed.init_distributed(dist_backend="nccl" if gpus else "gloo", timeout=STEP_TIMEOUT, verbose=False)
-    return Group(
-        place=where,
-        device=torch.device("cuda", where.local_rank) if gpus else torch.device("cpu"),
-        control=dist.new_group(backend="gloo", timeout=STORAGE_TIMEOUT),
-    )
+    control = dist.new_group(backend="gloo", timeout=STORAGE_TIMEOUT)
+    signal.signal(signal.SIGTERM, handler)
+    device = torch.device("cuda", where.local_rank) if gpus else torch.device("cpu")
+    return Group(place=where, device=device, control=control)
 
 
 def bound_waits(group: Group) -> None:
