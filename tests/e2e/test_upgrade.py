@@ -21,7 +21,7 @@ from tests.e2e.waiting import RUN_SECONDS, eventually, runs, succeeded, until
 
 pytestmark = pytest.mark.e2e
 
-TRAINING_LASTS = PACED | {"training.tokens": 2 * STEPS * STEP_TOKENS}
+TRAINING_LASTS = PACED | {"training.tokens": 3 * STEPS * STEP_TOKENS // 2}
 """Long enough for an upgrade, a rollback and an uninstallation meanwhile."""
 CHANGED_PULL_SECRET = "changed"
 CHANGED = {
