@@ -10,7 +10,7 @@ import socket
 import aiohttp
 import pytest
 from pretrain_operator.cluster.health import UNSEEN_SECONDS, Health
-from pretrain_operator.cluster.log import Json, Text, about
+from pretrain_operator.cluster.log import REPEAT_SECONDS, Json, Text, Unrepeated, about
 from pretrain_operator.cluster.metrics import Metrics
 from pretrain_stage.errors import UserError
 
@@ -116,3 +116,19 @@ def test_lines_say_which_job_they_are_about() -> None:
     assert line["time"].endswith("Z")
     assert "ValueError: bad" in line["traceback"]
     assert "team/small" in Text().format(record("so it is"))
+
+
+def test_a_library_says_the_same_once_a_minute_and_we_as_often_as_we_like() -> None:
+    seldom = Unrepeated("kopf")
+
+    def passes(name: str, message: str, at: float) -> bool:
+        made = logging.LogRecord(name, logging.ERROR, "f", 1, message, None, None)
+        made.created = at
+        return seldom.filter(made)
+
+    assert passes("kopf._cogs.clients", "attempt #1 failed: GET pods", 100)
+    assert not passes("kopf._cogs.clients", "attempt #22 failed: GET pods", 103)
+    assert passes("kopf._cogs.clients", "attempt #22 failed: GET jobs", 103)
+    assert passes("kopf._cogs.clients", "attempt #23 failed: GET pods", 101 + REPEAT_SECONDS)
+    assert passes("pretrain_operator.cluster", "the same", 100)
+    assert passes("pretrain_operator.cluster", "the same", 100)

@@ -94,10 +94,12 @@ class Lease:
             await self._sleep_while_held(pause)
             try:
                 await self._renew()
-                pause = self.times.renew
             except Failure as error:
-                logger.warning("%s", error)
+                # Said once an outage; that writing stopped, and goes on, is said too.
+                logger.log(logging.WARNING if pause == self.times.renew else logging.DEBUG, "%s", error)
                 pause = self.times.retry
+            else:
+                pause = self.times.renew
 
     async def release(self) -> None:
         """Gives the Lease up, so that the next replica need not wait."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,6 +22,10 @@ QUIET = {
 }
 
 
+REPEAT_SECONDS = 60.0
+"""Within this time a line of kopf's is not repeated: in an outage each of its streams says so every few seconds."""
+
+
 def about(job: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that say which job a line is about, for `extra` of a logging call."""
     return {f"job_{name}": job["metadata"][name] for name in CONTEXT if name in job["metadata"]}
@@ -30,9 +35,29 @@ def configure(form: str, level: str) -> None:
     """Sets up logging. form: json or text; level: a name of the logging module, in lower case."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
+    handler.addFilter(Unrepeated("kopf"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name, least in QUIET.items():
         logging.getLogger(name).setLevel(max(least, logging.getLogger().level))
+
+
+class Unrepeated(logging.Filter):
+    """Lets a line of a library through if it did not say the same, numbers apart, a moment ago."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self._library = library
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.split(".")[0] != self._library:
+            return True
+        text = re.sub("[0-9]+", "0", record.getMessage())
+        self._said = {said: at for said, at in self._said.items() if record.created - at < REPEAT_SECONDS}
+        if text in self._said:
+            return False
+        self._said[text] = record.created
+        return True
 
 
 class Json(logging.Formatter):

@@ -51,10 +51,14 @@ def main() -> NoReturn:
     """Runs the operator until SIGTERM (exit code 0), or until it may not go on (1, and the reason on standard error)."""
     try:
         options = parse(sys.argv[1:], os.environ)
-        log.configure(options.log_format, options.log_level)
-        sys.exit(asyncio.run(run(options)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    log.configure(options.log_format, options.log_level)
+    try:
+        sys.exit(asyncio.run(run(options)))
+    except UserError as error:
+        logger.error("%s", error)
         sys.exit(1)
 
 
