@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,9 +42,15 @@ def requests(*, user: str | None = None, agent: str | None = None, since: dateti
     if not path:
         pytest.skip("PRETRAIN_AUDIT_LOG is not set: it names the API server's audit log, in which requests are counted")
     wanted = [f'"{field}":"{value}"' for field, value in (("username", user), ("userAgent", agent)) if value is not None]
-    with Path(path).open(encoding="utf-8") as lines:
-        found = [_request(json.loads(line)) for line in lines if all(word in line for word in wanted)]
+    found = [_request(json.loads(line)) for line in _lines(Path(path)) if all(word in line for word in wanted)]
     return [request for request in found if since is None or request.time >= since]
+
+
+def _lines(log: Path) -> Iterator[str]:
+    """Of the log, after those of the files that it was rotated into: audit-2026-01-02T03-04-05.678.jsonl beside audit.jsonl."""
+    for path in (*sorted(log.parent.glob(f"{log.stem}-*{log.suffix}")), log):
+        with path.open(encoding="utf-8") as lines:
+            yield from lines
 
 
 @pytest.fixture(scope="session", autouse=True)
