@@ -1,5 +1,6 @@
-"""The commands that speak to a cluster: submit, list, status, logs, suspend, resume, checkpoints. They
-read and write PretrainJobs as kubectl does, with the user's rights; that an operator runs is not their concern.
+"""The commands that speak to a cluster: submit, list, status, logs, suspend, resume, checkpoints.
+
+They read and write PretrainJobs as kubectl does, with the user's rights; that an operator runs is not their concern.
 
 Its modules, in the order of the flow:
 

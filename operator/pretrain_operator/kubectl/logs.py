@@ -184,11 +184,11 @@ class _Following:
         return ""
 
     def _pods_changed(self, change: Change) -> None:
-        for body in change.objects:
-            pod = seen_pod(body)
-            if pod is not None:
-                self.pods[pod.uid] = replace(pod, ended=True) if change.kind == "deleted" else pod
-        if change.kind in ("deleted", "lost"):
+        pods = [pod for pod in map(seen_pod, change.objects) if pod is not None]
+        self.pods |= {pod.uid: replace(pod, ended=True) if change.kind == "deleted" else pod for pod in pods}
+        # Most changes of a stage of thousands of pods are none for its logs.
+        news = any(pod.trouble or (pod.begun and pod.uid not in self.taken) for pod in pods)
+        if change.kind in ("deleted", "lost") or not (news or self.first_list):
             return
         if self.first_list:
             # What had ended before is not news. What runs is shown from its last lines on.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def seen_pod(body: Mapping[str, Any]) -> SeenPod | None:
     )
 
 
-def chosen(pods: Iterable[SeenPod], choice: Choice) -> list[SeenPod]:
+def chosen(pods: Sequence[SeenPod], choice: Choice) -> list[SeenPod]:
     """The wanted pods, in the order in which they were made, tasks and ranks by number.
 
     Of each stage and index the newest pod of the latest attempt counts; with `previous`, all others.
@@ -93,9 +93,12 @@ def chosen(pods: Iterable[SeenPod], choice: Choice) -> list[SeenPod]:
         if pod.attempt == latest[pod.stage]:
             newest[pod.stage, pod.index] = pod
     current = {pod.uid for pod in newest.values()}
+    began: dict[str, str] = {}
+    for pod in pods:
+        began[pod.stage] = min(pod.created, began.get(pod.stage, pod.created))
     return sorted(
         (pod for pod in wanted if (pod.uid in current) != choice.previous),
-        key=lambda pod: (_stage_began(pods, pod.stage), pod.stage, pod.attempt, pod.index, pod.created),
+        key=lambda pod: (began[pod.stage], pod.stage, pod.attempt, pod.index, pod.created),
     )
 
 
@@ -105,10 +108,6 @@ def latest_attempts(pods: Iterable[SeenPod]) -> dict[str, int]:
     for pod in pods:
         latest[pod.stage] = max(pod.attempt, latest.get(pod.stage, 0))
     return latest
-
-
-def _stage_began(pods: Iterable[SeenPod], stage: str) -> str:
-    return min(pod.created for pod in pods if pod.stage == stage)
 
 
 def _trouble(status: Mapping[str, Any], state: Mapping[str, Any]) -> str:
