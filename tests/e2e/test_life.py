@@ -40,20 +40,20 @@ def test_preprocessing_is_widened_halted_resumed_and_deleted(
     # Widened: the Job that runs is changed, not made anew.
     eventually(lambda: _pods(kubectl, "clean"), lambda pods: len(pods) == 1, 180)
     before = kubectl.get("job/tiny-clean")
-    _patch(kubectl, "tiny", {"corpus": {"parallelism": 2}})
+    _edit(kubectl, "tiny", {"corpus": {"parallelism": 2}})
     eventually(lambda: kubectl.get("job/tiny-clean")["spec"]["parallelism"], lambda wide: wide == 2)
     eventually(lambda: {_index(pod) for pod in _pods(kubectl, "clean")}, lambda indices: indices == {"0", "1"})
     assert kubectl.get("job/tiny-clean")["metadata"]["uid"] == before["metadata"]["uid"]
 
     # Halted: pods go, finished stages stay; resumed: only what was not finished runs.
-    _patch(kubectl, "tiny", {"suspend": True})
+    _edit(kubectl, "tiny", {"suspend": True})
     job = until(kubectl, "tiny", lambda job: is_true(job, "Suspended") and not _active(kubectl))
     assert (job["status"]["phase"], stage(job, "preflight")["state"]) == ("Suspended", "Succeeded")
     assert kubectl.get("job/tiny-clean")["metadata"]["uid"] == before["metadata"]["uid"]
     time.sleep(3)
     assert not _active(kubectl)
     preflight = kubectl.get("job/tiny-preflight")["metadata"]["uid"]
-    _patch(kubectl, "tiny", {"suspend": False})
+    _edit(kubectl, "tiny", {"suspend": False})
     until(kubectl, "tiny", lambda job: stage(job, "clean").get("state") == "Succeeded")
     assert kubectl.get("job/tiny-preflight")["metadata"]["uid"] == preflight
     assert sorted(path.path for path in storage.entries("stages/clean")) == [
@@ -80,7 +80,7 @@ def test_training_is_edited(paced: Paced, namespaces: Namespaces, serving: Servi
         refusal = kubectl.refused(_bare(changed(job, {path: value})))
         assert f"{section} is immutable; create another PretrainJob" in refusal, refusal
 
-    _patch(kubectl, "edited", {"training": {"tokens": SHORT_STEPS * STEP_TOKENS}})
+    _edit(kubectl, "edited", {"training": {"tokens": SHORT_STEPS * STEP_TOKENS}})
     job = until(kubectl, "edited", lambda job: job["status"]["training"]["attempt"] == 2, seconds=60)
     (restart,) = job["status"]["restarts"]
     assert (restart["attempt"], restart["reason"], restart["message"]) == (1, "Edited", "spec was edited")
@@ -101,15 +101,16 @@ def test_a_queue_decides_when_workloads_run(s3: ClusterS3, paced: Paced, namespa
     paced.apply(kubectl, "training", QUEUE)
     serving(kubectl)
     kubectl("apply", "-f", "-", stdin=tiny_job(s3, kubectl.namespace, "text", QUEUE))
-    said(kubectl, "training", 1, "step", 2)
-    job_name = "text-" + until(kubectl, "text", lambda job: bool(_running(job)))["status"]["stage"]
-    workloads = {"training": ("pytorchjob", "training-train"), "text": ("job", job_name)}
-    halt = {"pytorchjob": {"runPolicy": {"suspend": True}}, "job": {"suspend": True}}
-    admit = {"pytorchjob": {"runPolicy": {"suspend": False}}, "job": {"suspend": False}}
+    workloads = {"text": ("job", "text-preflight"), "training": ("pytorchjob", "training-train")}
+    halt = {"job": {"suspend": True}, "pytorchjob": {"runPolicy": {"suspend": True}}}
+    admit = {"job": {"suspend": False}, "pytorchjob": {"runPolicy": {"suspend": False}}}
 
+    eventually(lambda: kubectl.run("get", "job", "text-preflight").returncode, lambda code: code == 0)
+    _patch(kubectl, halt, *workloads["text"])
+    said(kubectl, "training", 1, "step", 2)
+    _patch(kubectl, halt, *workloads["training"])
     for kind, name in workloads.values():
         assert kubectl.get(f"{kind}/{name}")["metadata"]["labels"][QUEUE_LABEL] == "team"
-        kubectl("patch", kind, name, "--type=merge", "-p", json.dumps({"spec": halt[kind]}))
     for name in workloads:
         found = condition(until(kubectl, name, because("Progressing", "Queued"), seconds=120), "Progressing")
         assert found["status"] == "False"
@@ -122,8 +123,8 @@ def test_a_queue_decides_when_workloads_run(s3: ClusterS3, paced: Paced, namespa
         assert (now["metadata"]["uid"], now["spec"]) == (before[name]["metadata"]["uid"], before[name]["spec"])
 
     for kind, name in workloads.values():
-        kubectl("patch", kind, name, "--type=merge", "-p", json.dumps({"spec": admit[kind]}))
-    until(kubectl, "text", lambda job: stage(job, job_name.removeprefix("text-")).get("state") == "Succeeded")
+        _patch(kubectl, admit, kind, name)
+    until(kubectl, "text", lambda job: stage(job, "preflight").get("state") == "Succeeded")
     assert said(kubectl, "training", 1, "first_step")["first_step"] > 2, "what was saved when the queue took it back"
     status = kubectl.get("pretrainjob/training")["status"]
     assert (status["training"]["attempt"], status["restarts"]) == (1, [])
@@ -155,18 +156,18 @@ def test_time_and_other_controllers(paced: Paced, namespaces: Namespaces, servin
     assert not kubectl.get(OF_THE_JOB, "-l", "pretrain.dev/job=theirs")["items"]
 
 
-def _patch(kubectl: Kubectl, name: str, spec: dict[str, Any]) -> None:
-    kubectl("patch", "pretrainjob", name, "--type=merge", "-p", json.dumps({"spec": spec}))
+def _edit(kubectl: Kubectl, name: str, spec: dict[str, Any]) -> None:
+    _patch(kubectl, {"pretrainjob": spec}, "pretrainjob", name)
+
+
+def _patch(kubectl: Kubectl, specs: dict[str, Any], kind: str, name: str) -> None:
+    """Changes fields of an object's spec, those given for its kind."""
+    kubectl("patch", kind, name, "--type=merge", "-p", json.dumps({"spec": specs[kind]}))
 
 
 def _bare(job: Job) -> Job:
     """As a user would apply it again."""
     return {**job, "metadata": {name: job["metadata"][name] for name in ("name", "namespace")}, "status": None}
-
-
-def _running(job: Job) -> str | None:
-    """The stage that has a pod."""
-    return next((one["name"] for one in job.get("status", {}).get("stages", []) if one.get("active")), None)
 
 
 def _index(pod: dict[str, Any]) -> str:
