@@ -1,7 +1,7 @@
 # What the preprocessing stages run in: datatrove and what it needs to tell documents, words and languages apart. No torch.
 # Context: the root of the repository. docs/images.md tells how to build it and how large it is.
 
-ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
+ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 # Programs that build wheels, and the empty environment that images get: it holds no pip.
 FROM ${BASE_IMAGE} AS tools

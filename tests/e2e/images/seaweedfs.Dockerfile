@@ -1,6 +1,6 @@
 # SeaweedFS, the S3 server that e2e tests store in. Context: the root of the repository.
 
-ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
+ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 FROM ${BASE_IMAGE} AS wheel
 COPY requirements/dev.txt /requirements/
