@@ -35,11 +35,11 @@ def test_a_job_and_the_same_with_the_operator_killed_after_every_write(place: Pl
 
     proxy = place.proxy()
     operator = place.operator(proxy)
-    killed: set[str] = set()
+    killed: dict[str, str] = {}
 
     def kill(asked: Asked) -> None:
-        if asked.write and _content(asked) not in killed:
-            killed.add(_content(asked))
+        if asked.write and asked.status < 300 and _content(asked) not in killed:
+            killed[_content(asked)] = _kind(asked)
             assert operator.process is not None
             os.kill(operator.process.pid, signal.SIGKILL)
 
@@ -53,8 +53,12 @@ def test_a_job_and_the_same_with_the_operator_killed_after_every_write(place: Pl
 
     until(done, 3 * JOB_SECONDS, lambda: json.dumps(place.status("job"), indent=1))
     until(lambda: place.outcome("job") == undisturbed, 30, lambda: _difference(place.outcome("job"), undisturbed))
-    print(f"killed {len(killed)} times")
-    assert len(killed) > 20
+    kills = Counter(killed.values())
+    print(f"killed {len(killed)} times, after {dict(kills)}")
+    children = Counter({"configmaps": 1, "jobs": 7, "pytorchjobs": 1})
+    assert kills & children == children
+    assert kills["events"] >= len(undisturbed["events"]) - 1
+    assert kills["status"] > 0
     assert _made_twice(proxy.writes()) == []
 
 
