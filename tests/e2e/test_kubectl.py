@@ -447,7 +447,7 @@ def test_logs_are_followed_to_the_end_of_the_job(kubectl: Kubectl, pretrain: Pre
     created(kubectl, name, TRAINING)
     pod(kubectl, name, "clean", 0, "echo old news")
     ended(kubectl, name, 1)
-    pod(kubectl, name, "train", 0, "for i in 1 2 3 4 5 6 7 8 9; do echo line $i; sleep 1; done")
+    pod(kubectl, name, "train", 0, "i=0; while [ $i -lt 30 ]; do i=$((i+1)); echo line $i; sleep 1; done")
     with pretrain.started("logs", name, "-f", "--max-log-requests", 1) as following:
         following.until("[train/0] line 1")
         pod(kubectl, name, "train", 1, "echo late; sleep 1; echo bye")
@@ -456,7 +456,7 @@ def test_logs_are_followed_to_the_end_of_the_job(kubectl: Kubectl, pretrain: Pre
         assert following.end() == 0
     assert following.lines[-1] == f"note: {name}: Succeeded: the model is there"
     said = [line for line in following.lines if not line.startswith("note: ")]
-    assert said == [*(f"[train/0] line {number}" for number in range(1, 10)), "[train/1] late", "[train/1] bye"]
+    assert said == [*(f"[train/0] line {number}" for number in range(1, 31)), "[train/1] late", "[train/1] bye"]
     assert any("1 logs are read at a time" in line for line in following.lines)
 
     again = pretrain.run("logs", name, "-f", "--stage", "train")
