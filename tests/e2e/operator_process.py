@@ -34,6 +34,8 @@ from tests.seaweedfs import free_ports
 
 IMAGE = os.environ.get("PRETRAIN_E2E_INSTANT", "localhost/pretrain-instant:dev")
 RELEASE = "operator"
+PATIENCE_SECONDS = 60.0
+"""For what takes a second or two, on a machine that is busy with other things."""
 SMALL = {"cpu": "20m", "memory": "64Mi"}
 INSTANT: dict[str, Any] = {
     "corpus.tasks": 2,
@@ -111,11 +113,11 @@ class Operator:
         """What it has logged."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
-    def ready(self, seconds: float = 30) -> Operator:
+    def ready(self, seconds: float = PATIENCE_SECONDS) -> Operator:
         until(lambda: self.get("/readyz")[0] == 200, seconds, lambda: self.log.read_text())
         return self
 
-    def leading(self, seconds: float = 30) -> Operator:
+    def leading(self, seconds: float = PATIENCE_SECONDS) -> Operator:
         until(lambda: "pretrain_operator_leading 1.0" in self.get("/metrics", metrics=True)[1], seconds, self.log.read_text)
         return self
 

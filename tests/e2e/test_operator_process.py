@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.api_proxy import ApiProxy, Asked
-from tests.e2e.operator_process import IMAGE, WAITING, Operator, Place, timeless, until
+from tests.e2e.operator_process import IMAGE, PATIENCE_SECONDS, WAITING, Operator, Place, timeless, until
 
 pytestmark = pytest.mark.e2e
 
@@ -68,26 +68,26 @@ def test_two_operators_never_write_both(place: Place) -> None:
     one = place.operator(proxies["one"], name="one").leading()
     two = place.operator(proxies["two"], name="two").ready()
     place.apply("first", WAITING)
-    until(lambda: place.condition("first", "Accepted").get("status") == "True", 20)
+    until(lambda: place.condition("first", "Accepted").get("status") == "True", PATIENCE_SECONDS)
     assert proxies["two"].writes() == [], "the standby writes"
 
     one.kill()
     killed = time.monotonic()
     place.apply("second", WAITING)
-    until(lambda: bool(place.condition("second", "Accepted")), 25, two.log.read_text)
+    until(lambda: bool(place.condition("second", "Accepted")), PATIENCE_SECONDS, two.log.read_text)
     print(f"\ntaken over {proxies['two'].writes()[0].at - killed:.1f} s after kill -9")
     assert 10 < proxies["two"].writes()[0].at - killed < 20
 
     one.start().ready()
     two.send(signal.SIGSTOP)
     stopped = time.monotonic()
-    one.leading(25)
+    one.leading()
     place.apply("third", WAITING)
-    until(lambda: bool(place.condition("third", "Accepted")), 20, one.log.read_text)
+    until(lambda: bool(place.condition("third", "Accepted")), PATIENCE_SECONDS, one.log.read_text)
     before = len(proxies["two"].writes())
     place.apply("fourth", WAITING)
     two.send(signal.SIGCONT)
-    assert two.wait(30) == 1
+    assert two.wait(PATIENCE_SECONDS) == 1
     assert "is held by one now" in two.log.read_text()
     assert len(proxies["two"].writes()) == before, "it wrote after it had lost the Lease"
     assert max(asked.at for asked in proxies["two"].writes()) < stopped + 1
@@ -107,7 +107,7 @@ def test_told_to_end_it_ends_what_it_has_begun_and_gives_the_lease_up(place: Pla
     operator = place.operator(proxy).leading()
     proxy.delay_seconds = lambda asked: 2.0 if "/jobs/" in asked.path else 0.0
     place.apply("job", WAITING)
-    until(lambda: any("/jobs/" in asked.path for asked in proxy.writes()), 20)
+    until(lambda: any("/jobs/" in asked.path for asked in proxy.writes()), PATIENCE_SECONDS)
     operator.send(signal.SIGTERM)
     told = time.monotonic()
     assert operator.wait(15) == 0
@@ -123,7 +123,7 @@ def test_api_server_away_and_watches_silent(place: Place) -> None:
     proxy = place.proxy()
     operator = place.operator(proxy, "--resync-seconds", "100000").leading()
     place.apply("before", WAITING)
-    until(lambda: bool(place.condition("before", "Accepted")), 20)
+    until(lambda: bool(place.condition("before", "Accepted")), PATIENCE_SECONDS)
 
     proxy.cut()
     place.apply("meanwhile", WAITING)
@@ -187,7 +187,7 @@ def test_errors_and_lost_events(place: Place) -> None:
     for name in names:
         place.kubectl("delete", f"pretrainjob/{name}", "--wait=false")
     place.apply("last", WAITING)
-    until(lambda: bool(place.condition("last", "Accepted")), 15, operator.log.read_text)
+    until(lambda: bool(place.condition("last", "Accepted")), PATIENCE_SECONDS, operator.log.read_text)
 
 
 def test_refusals_become_conditions_that_say_what_to_do(place: Place) -> None:
@@ -195,7 +195,11 @@ def test_refusals_become_conditions_that_say_what_to_do(place: Place) -> None:
     operator = place.operator(proxy).leading()
 
     def says(name: str, reason: str, *words: str) -> None:
-        until(lambda: place.condition(name, "Progressing").get("reason") == reason, 20, lambda: str(place.status(name)))
+        until(
+            lambda: place.condition(name, "Progressing").get("reason") == reason,
+            PATIENCE_SECONDS,
+            lambda: str(place.status(name)),
+        )
         message = place.condition(name, "Progressing")["message"]
         assert all(word in message for word in words), message
 
@@ -204,7 +208,7 @@ def test_refusals_become_conditions_that_say_what_to_do(place: Place) -> None:
     place.apply("taken", WAITING)
     says("taken", "NameTaken", "Job", "taken-preflight", "delete it")
     place.kubectl("delete", "job/taken-preflight")
-    until(lambda: place.condition("taken", "Progressing")["reason"] != "NameTaken", 30)
+    until(lambda: place.condition("taken", "Progressing")["reason"] != "NameTaken", PATIENCE_SECONDS)
 
     quota = {
         "apiVersion": "v1",
@@ -213,13 +217,13 @@ def test_refusals_become_conditions_that_say_what_to_do(place: Place) -> None:
         "spec": {"hard": {"count/jobs.batch": "1"}},
     }
     place.kubectl("apply", "-f", "-", stdin=quota)
-    until(lambda: "used" in place.kubectl.get("resourcequota/none").get("status", {}), 20)
+    until(lambda: "used" in place.kubectl.get("resourcequota/none").get("status", {}), PATIENCE_SECONDS)
     place.apply("refused", WAITING)
     says("refused", "ApplyRefused", "Job", "exceeded quota", "raise the quota")
     time.sleep(4)
     before = len([asked for asked in proxy.writes() if asked.path.endswith("/refused/status")])
     place.kubectl("delete", "resourcequota/none")
-    until(lambda: place.condition("refused", "Progressing")["reason"] != "ApplyRefused", 60)
+    until(lambda: place.condition("refused", "Progressing")["reason"] != "ApplyRefused", PATIENCE_SECONDS)
     assert before == 1, "the same refusal was written again"
     assert {event["reason"] for event in place.events("refused")} >= {"ApplyRefused", "Accepted"}
     assert operator.process is not None
@@ -231,12 +235,12 @@ def test_fields_of_others_stay_theirs(place: Place) -> None:
     proxy = place.proxy()
     place.operator(proxy).leading()
     place.apply("job", WAITING)
-    until(lambda: bool(place.condition("job", "Accepted")), 20)
-    until(lambda: place.kubectl.run("get", "job/job-preflight").returncode == 0, 20)
+    until(lambda: bool(place.condition("job", "Accepted")), PATIENCE_SECONDS)
+    until(lambda: place.kubectl.run("get", "job/job-preflight").returncode == 0, PATIENCE_SECONDS)
     place.kubectl("label", "job/job-preflight", "team=blue")
     place.kubectl("annotate", "pretrainjob/job", "team=blue")
     place.apply("job", WAITING | {"suspend": True})
-    until(lambda: place.condition("job", "Suspended").get("status") == "True", 20)
+    until(lambda: place.condition("job", "Suspended").get("status") == "True", PATIENCE_SECONDS)
     child = place.kubectl.get("job/job-preflight", "--show-managed-fields")
     parent = place.kubectl.get("pretrainjob/job", "--show-managed-fields")
     assert child["spec"]["suspend"] is True
@@ -254,13 +258,17 @@ def test_missing_rights_are_said_at_the_start(place: Place) -> None:
     rules = json.dumps([{"op": "remove", "path": "/rules/3"}])
     place.kubectl("patch", f"role/{role}", "--type=json", "-p", rules)
     operator = place.operator(place.proxy())
-    assert operator.wait(30) == 1
+    assert operator.wait(PATIENCE_SECONDS) == 1
     assert "refused to list pytorchjobs" in operator.log.read_text()
     assert "grant this to the operator's service account" in operator.log.read_text()
 
 
 def _waits_for_a_node(place: Place, name: str) -> None:
-    until(lambda: place.condition(name, "Progressing").get("reason") == "Unschedulable", 60, lambda: str(place.status(name)))
+    until(
+        lambda: place.condition(name, "Progressing").get("reason") == "Unschedulable",
+        PATIENCE_SECONDS,
+        lambda: str(place.status(name)),
+    )
 
 
 def _essence(place: Place, name: str) -> dict[str, Any]:
