@@ -214,6 +214,8 @@ def place(tmp_path: Path, known: None) -> Iterator[Place]:
         account = of_kind(rights, "ServiceAccount")[0]["metadata"]["name"]
         token = kubectl("create", "token", account).strip()
         yield Place(kubectl, tmp_path, token, open_)
+        # Without an operator a namespace with jobs in flight is not deleted by itself (the chart's page says why).
+        kubectl.run("delete", "pretrainjob", "--all", "--cascade=foreground", "--timeout=60s", timeout=90)
 
 
 def until(holds: Callable[[], bool], seconds: float, said: Callable[[], str] = str) -> float:
