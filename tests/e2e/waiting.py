@@ -19,8 +19,8 @@ from tests.e2e.kubectl import Kubectl
 Job = dict[str, Any]
 Found = TypeVar("Found")
 
-RUN_SECONDS = 600.0
-"""A tiny job takes 100 s on two quiet cores, and several times that beside other work."""
+RUN_SECONDS = 1200.0
+"""A tiny job takes 100 s on two quiet cores, and up to ten minutes beside much other work. One that fails is noticed at once."""
 LOG_LINES = 30
 
 
