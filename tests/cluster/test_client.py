@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import yaml
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 from pretrain_operator.cluster import client as module
 from pretrain_operator.cluster.access import close
-from pretrain_operator.cluster.client import Client
+from pretrain_operator.cluster.client import Client, as_yaml
 from pretrain_operator.cluster.failures import Failure, Gone, NotLeading, Refused, Stale, Taken, Unavailable
 from pretrain_operator.cluster.resources import JOBS, PODS, PRETRAIN_JOBS
 
@@ -185,7 +187,7 @@ def test_requests_say_who_what_and_which() -> None:
     child, status, patch, delete = script.asked
     assert child.path == "/apis/batch/v1/namespaces/team/jobs/small-clean"
     assert child.query == {"fieldManager": "pretrain-operator", "force": "false"}
-    assert child.headers["Content-Type"] == "application/apply-patch+yaml"
+    assert child.headers["Content-Type"] == "application/apply-patch+yaml; charset=utf-8"
     assert child.headers["Authorization"] == "bearer secret"
     assert child.headers["User-Agent"].startswith("OpenAPI") is True  # the client of this test; `connect` names the operator
     assert status.path.endswith("/jobs/small-clean/status")
@@ -200,6 +202,15 @@ def test_requests_say_who_what_and_which() -> None:
     assert patched == {"spec": {"suspend": False}, "metadata": {"uid": "u-1"}}
     assert deleted["preconditions"] == {"uid": "u-2"}
     assert deleted["gracePeriodSeconds"] == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["\U0001f600", "中国 é\u202e\ufeff", "\x00\x1b\x7f\x85\x9f", "\\ud83d\\ude00 \\", "a: {b}\n---\n- c"]
+)
+def test_what_is_applied_is_json_and_yaml(text: str) -> None:
+    """The API server reads it as YAML, which knows no pairs of surrogates."""
+    sent = as_yaml({"data": {"job.json": text}})
+    assert yaml.safe_load(sent) == json.loads(sent) == {"data": {"job.json": text}}
 
 
 def test_lists_come_in_pages_and_only_of_what_is_ours() -> None:

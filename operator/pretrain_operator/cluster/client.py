@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -27,7 +28,8 @@ PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
 """A longer wait that the server asks for is left to the queue."""
 
-APPLY, MERGE, JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
+APPLY, MERGE, JSON = "application/apply-patch+yaml; charset=utf-8", "application/merge-patch+json", "application/json"
+"""With the charset, the Kubernetes client sends text as it is, where it would write JSON of its own (see `as_yaml`)."""
 
 
 class Client:
@@ -63,7 +65,7 @@ class Client:
             f"apply {subresource + ' of ' if subresource else ''}{resource.kind} {namespace}/{name}",
             resource.path(namespace, name, subresource),
             [("fieldManager", FIELD_MANAGER), ("force", str(force).lower())],
-            body,
+            as_yaml(body),
             APPLY,
         )
 
@@ -91,7 +93,7 @@ class Client:
         return await self._tried(lambda: self._call("GET", doing, path, given, None, JSON, TIMEOUT_SECONDS * 3))
 
     async def _write(
-        self, method: str, doing: str, path: str, query: list[tuple[str, str]], body: Body, content: str = JSON
+        self, method: str, doing: str, path: str, query: list[tuple[str, str]], body: Body | str, content: str = JSON
     ) -> dict[str, Any]:
         async def once() -> dict[str, Any]:
             left = self.write_seconds()
@@ -122,7 +124,7 @@ class Client:
         doing: str,
         path: str,
         query: list[tuple[str, str]],
-        body: Body | None,
+        body: Body | str | None,
         content: str,
         seconds: float,
     ) -> dict[str, Any]:
@@ -148,6 +150,15 @@ class Client:
         if answer is None:
             raise Unavailable(f"the API server was asked to {doing} and answered what is not JSON; it is tried again")
         return answer
+
+
+def as_yaml(body: Body) -> str:
+    """An object as JSON that is YAML as well, which is what the API server reads an applied object as.
+
+    Python's JSON has two escapes for a character beyond U+FFFF, which YAML refuses; such a character stands there as it is. All
+    others beyond ASCII are escaped, for some of them YAML refuses as they are.
+    """
+    return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(body, ensure_ascii=False))
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:
