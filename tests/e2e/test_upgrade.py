@@ -17,7 +17,7 @@ from tests.e2e.kubectl import Kubectl, Namespaces
 from tests.e2e.paced import PACED, STEP_TOKENS, STEPS
 from tests.e2e.s3 import ClusterS3
 from tests.e2e.undisturbed import NAME
-from tests.e2e.waiting import RUN_SECONDS, eventually, runs, succeeded, until
+from tests.e2e.waiting import RUN_SECONDS, eventually, succeeded, until
 
 pytestmark = pytest.mark.e2e
 
@@ -38,7 +38,7 @@ def test_a_job_goes_on_through_upgrade_rollback_uninstall_and_install(
     kubectl = namespaces("upgrade")
     operator = operators(kubectl.namespace)
     kubectl("apply", "-f", "-", stdin=tiny_job(s3, kubectl.namespace, NAME, TRAINING_LASTS))
-    until(kubectl, NAME, runs("clean"))
+    eventually(lambda: phases(kubectl, "clean"), lambda found: "Running" in found, RUN_SECONDS)
 
     before = pods(kubectl)
     operator.upgrade(CHANGED)
@@ -46,8 +46,7 @@ def test_a_job_goes_on_through_upgrade_rollback_uninstall_and_install(
     assert "--log-level=debug" in upgraded["spec"]["containers"][0]["args"]
     assert_still_there(before, pods(kubectl))
 
-    until(kubectl, NAME, runs("train"))
-    eventually(lambda: phases(kubectl, "train"), lambda found: found == ["Running", "Running"], 120)
+    eventually(lambda: phases(kubectl, "train"), lambda found: found == ["Running", "Running"], RUN_SECONDS)
     before = pods(kubectl)
     operator.upgrade(CHANGED | {"operator": {"logFormat": "text"}})
     assert_still_there(before, pods(kubectl))
@@ -78,7 +77,7 @@ def test_a_job_goes_on_through_upgrade_rollback_uninstall_and_install(
 
     # The namespace goes with a job in flight, and its operator outlives it; then the operator goes.
     kubectl("apply", "-f", "-", stdin=tiny_job(s3, kubectl.namespace, "second"))
-    until(kubectl, "second", runs("preflight"))
+    eventually(lambda: phases(kubectl, "preflight", "second"), lambda found: found == ["Running"])
     started = time.monotonic()
     kubectl("delete", "namespace", kubectl.namespace, timeout=GONE_SECONDS + 30)
     assert time.monotonic() - started < GONE_SECONDS
@@ -94,8 +93,10 @@ def pods(kubectl: Kubectl) -> dict[str, dict[str, Any]]:
     return {pod["metadata"]["uid"]: pod for pod in found}
 
 
-def phases(kubectl: Kubectl, stage: str) -> list[str]:
-    return [pod["status"]["phase"] for pod in pods(kubectl).values() if stage_of(pod) == stage]
+def phases(kubectl: Kubectl, stage: str, job: str = NAME) -> list[str]:
+    """Asked of the pods, because the status of a job is written seconds later, and a stage may be over by then."""
+    selector = f"pretrain.dev/job={job},pretrain.dev/stage={stage}"
+    return [pod["status"]["phase"] for pod in kubectl.get("pods", "--selector", selector)["items"]]
 
 
 def stage_of(pod: dict[str, Any]) -> str:

@@ -78,7 +78,7 @@ def because(type_: str, reason: str) -> Callable[[Job], bool]:
 
 
 def runs(stage_name: str) -> Callable[[Job], bool]:
-    """Whether a pod of the stage exists and has not ended."""
+    """Whether a pod of the stage exists and has not ended. For stages that last: a short one can be over before that is told."""
 
     def holds(job: Job) -> bool:
         return bool(stage(job, stage_name).get("active"))
