@@ -82,4 +82,7 @@ def new_namespace(word: str = "") -> Iterator[Kubectl]:
     try:
         yield kubectl
     finally:
+        # A namespace waits for pods that their Jobs keep, so Jobs have to go first (docs/operator.md).
+        for kind in ("pretrainjobs.pretrain.dev", "jobs"):
+            kubectl.run("delete", kind, "--all", "--wait=false")
         kubectl.run("delete", "namespace", kubectl.namespace, "--wait=false")
