@@ -85,4 +85,7 @@ def new_namespace(word: str = "") -> Iterator[Kubectl]:
         # A namespace waits for pods that their Jobs keep, so Jobs have to go first (docs/operator.md).
         for kind in ("pretrainjobs.pretrain.dev", "jobs"):
             kubectl.run("delete", kind, "--all", "--wait=false")
+        # Jobs first: a namespace that is deleted around a running Indexed Job waits for ever. Pods go first, and the Job controller
+        # keeps a failed one until it has been replaced (backoffLimitPerIndex), which cannot be in a namespace that ends.
+        kubectl.run("delete", "pretrainjobs,jobs", "--all", "--wait=false")
         kubectl.run("delete", "namespace", kubectl.namespace, "--wait=false")
