@@ -32,8 +32,10 @@ from tests.e2e.waiting import condition, eventually, stage
 pytestmark = pytest.mark.e2e
 
 CHILDREN = "jobs,pytorchjobs,configmaps,pods"
+LISTED_KINDS = 5
 STARTED_SECONDS = 10.0
 """An operator that starts lists everything, begins to watch, and lists once more; after that it is told by its watches."""
+LEASE_LOGGER = "pretrain_operator.cluster.lease"
 IDLE_SECONDS = 65.0
 QUIET_STATUS_WRITES = 4
 """In a minute, of progress alone: at most one in 15 s."""
@@ -169,13 +171,16 @@ def test_writes_of_one_job(undisturbed: Undisturbed, capsys: pytest.CaptureFixtu
     )
     urgent = 2  # accepted, succeeded
     assert busiest <= QUIET_STATUS_WRITES + urgent, f"{busiest} writes of one status within a minute"
-    assert not reads
+    # Once more whenever an API server that did not answer for ten seconds is back.
+    assert sum(reads.values()) <= LISTED_KINDS * _outages(undisturbed), reads
 
 
 def test_the_operator_had_nothing_to_complain_of(undisturbed: Undisturbed) -> None:
-    log = [json.loads(line) for line in undisturbed.operator.log().splitlines() if line.startswith("{")]
+    """But of an API server that answers too late, which is none of its faults."""
+    log = _log(undisturbed)
     assert log
-    assert {line["level"] for line in log} == {"info"}, [line for line in log if line["level"] != "info"]
+    complaints = [line for line in log if line["level"] != "info" and line["logger"] != LEASE_LOGGER]
+    assert not complaints
     (pod,) = undisturbed.operator.pods()
     assert [state["restartCount"] for state in pod["status"]["containerStatuses"]] == [0]
 
@@ -253,6 +258,15 @@ def _versions(kubectl: Kubectl) -> dict[str, str]:
     """Of the job and of all its children: the version says whether anybody has written, and uids whether it is the same."""
     found = [kubectl.get("pretrainjob", NAME), *_children(kubectl)]
     return {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in found}
+
+
+def _log(undisturbed: Undisturbed) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in undisturbed.operator.log().splitlines() if line.startswith("{")]
+
+
+def _outages(undisturbed: Undisturbed) -> int:
+    """How often the operator could not renew its Lease for so long that it stopped writing."""
+    return sum(1 for line in _log(undisturbed) if line["logger"] == LEASE_LOGGER and line["level"] == "error")
 
 
 def _last_write(undisturbed: Undisturbed) -> datetime:
