@@ -79,7 +79,10 @@ def test_a_job_goes_on_through_upgrade_rollback_uninstall_and_install(
     kubectl("apply", "-f", "-", stdin=tiny_job(s3, kubectl.namespace, "second"))
     eventually(lambda: phases(kubectl, "preflight", "second"), lambda found: found == ["Running"])
     started = time.monotonic()
-    kubectl("delete", "namespace", kubectl.namespace, timeout=GONE_SECONDS + 30)
+    done = kubectl.run(
+        "delete", "namespace", kubectl.namespace, timeout=GONE_SECONDS + 30
+    )  # it warns of the flag --namespace
+    assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < GONE_SECONDS
     (pod,) = operator.pods()
     assert [state["restartCount"] for state in pod["status"]["containerStatuses"]] == [0]
