@@ -96,7 +96,10 @@ def test_the_table_is_narrow_and_tells_the_course(undisturbed: Undisturbed) -> N
     assert lines[0].split() == ["NAME", "PHASE", "STAGE", "PROGRESS", "LOSS", "TOKENS/S", "ETA", "AGE"]
     rows = [line.split() for line in lines if not line.startswith("NAME ")]
     phases = list(dict.fromkeys(row[1] for row in rows if len(row) > 2))
-    assert phases == ["Preprocessing", "Training", "Finishing", "Succeeded"], "\n".join(lines)
+    # A status is written at most every 15 s, so the last stages may be over before they are told.
+    assert [phase for phase in phases if phase != "Finishing"] == ["Preprocessing", "Training", "Succeeded"], "\n".join(
+        lines
+    )
     assert {row[2] for row in rows if row[1] == "Training"} == {"train"}
     assert rows[-1][:4] == [NAME, "Succeeded", "report", "1/1"]
     assert float(rows[-1][4]) == undisturbed.job["status"]["training"]["loss"]
