@@ -98,7 +98,7 @@ def installed(*watched: str, values: Mapping[str, Any] | None = None) -> Iterato
     """An operator that is ready, for namespaces that exist; uninstalled afterwards."""
     if HELM is None:
         pytest.skip(NO_HELM)
-    with new_namespace("operator") as kubectl:
+    with new_namespace("installed") as kubectl:
         operator = Operator(kubectl, watched)
         operator.install(values)
         try:
