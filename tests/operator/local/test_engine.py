@@ -29,6 +29,14 @@ from tests.operator.local.drive import stand_ins
 DRIVE = [sys.executable, "-m", "tests.operator.local.drive"]
 
 
+@pytest.fixture(autouse=True)
+def heard_when_hung_up() -> Iterator[None]:
+    """The tests may themselves run under nohup, whose children all ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @dataclass(frozen=True)
 class Job:
     """A job of stand-in stages in a folder of its own."""
