@@ -32,6 +32,7 @@ pytestmark = pytest.mark.e2e
 
 CUT = os.environ.get("PRETRAIN_E2E_CUT")
 LABEL = "pretrain.dev/e2e-place"
+BUSYBOX = os.environ.get("PRETRAIN_E2E_BUSYBOX", "localhost/busybox:1")
 NOTICED_SECONDS = 240.0
 """The node controller marks a node after about 50 s; our pods leave it after 30 s more."""
 
@@ -50,6 +51,26 @@ class Nodes:
     def allow(self, *names: str) -> None:
         for name in names:
             self.kubectl("label", "node", name, f"{LABEL}={self.kubectl.namespace}", "--overwrite")
+
+    def fill(self, name: str, cores: float) -> None:
+        """Takes that much of the node's CPU, on paper."""
+        container = {
+            "name": "filler",
+            "image": BUSYBOX,
+            "command": ["sleep", "3600"],
+            "resources": {"requests": {"cpu": f"{cores:.2f}"}},
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        }
+        pod = {
+            "nodeName": name,
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [container],
+        }
+        self.kubectl(
+            "apply", "-f", "-", stdin={"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "filler"}, "spec": pod}
+        )
 
     def forget(self) -> None:
         for name in self.names:
@@ -146,14 +167,17 @@ def test_a_node_that_is_cut_off(paced: Paced, nodes: Nodes, serving: Serving) ->
     kubectl, lost = nodes.kubectl, str(CUT_NODE)
     assert paced.s3.node != lost, f"the storage of all jobs is on {lost}, the node that is to be cut off"
     (other, *_) = (name for name in nodes.names if name != lost)
-    nodes.allow(lost, other)
     cores = float(kubectl.get(f"node/{other}")["status"]["allocatable"]["cpu"].removesuffix("m"))
     cores = cores / 1000 if cores > 512 else cores
-    # Two of these fit on a node, and the scheduler gives the second to the emptier one.
+    # Two of these fit on a node, but only one beside what fills the first; the second node is opened when that one is placed.
+    nodes.fill(lost, 0.5 * cores)
+    nodes.allow(lost)
     storage = paced.apply(
         kubectl, "paced", nodes.selector | {"training.resources": {"cpu": f"{0.4 * cores:.2f}", "memory": "2Gi"}}
     )
     serving(kubectl)
+    eventually(lambda: [pod["spec"].get("nodeName") for pod in training_pods(kubectl)], lambda there: lost in there, 60)
+    nodes.allow(other)
     said(kubectl, "paced", 1, "step", CHECKPOINT_STEPS + 2)
     before = {pod["spec"]["nodeName"]: pod for pod in training_pods(kubectl)}
     assert set(before) == {lost, other}, "one pod on each"
