@@ -45,8 +45,9 @@ def _between_attempts(view: View, stage: Stage, group: Workload | None, pods: li
     forced = (*_forced(view, pods), *_hurried(view, pods))
     waiting = Step(reason=reasons.RESTARTING, message=_restarting(view), again_seconds=10.0)
     if group is not None:
+        # Pods first: a kubelet that was given a pod's whole grace period does not shorten it any more.
         removed = () if group.deleted else (delete(group),)
-        return _halted_or(view, replace(waiting, actions=(*removed, *forced)))
+        return _halted_or(view, replace(waiting, actions=(*forced, *removed)))
     if pods:
         return _halted_or(view, replace(waiting, actions=forced))
     if view.job.spec.suspend:

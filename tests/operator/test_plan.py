@@ -277,7 +277,7 @@ def test_a_group_is_restarted_as_a_whole_as_the_next_attempt() -> None:
     assert (decided.actions, decided.urgent) == ((), True)
     assert state.job["status"]["training"]["attempt"] == 2
     decided = state.reconcile()
-    assert kinds(decided.actions) == ["Delete PyTorchJob", "Delete Pod"]  # the one that still runs
+    assert kinds(decided.actions) == ["Delete Pod", "Delete PyTorchJob"]  # the one that still runs
     assert state.reason() == reasons.RESTARTING
     state.later(60)
     assert state.reconcile().actions == ()  # pods of the first attempt are still there
@@ -362,9 +362,9 @@ def test_pods_of_a_lost_node_are_forced_away() -> None:
     state.disrupt("train", 1, "DeletionByTaintManager")
     state.reconcile()
     decided = state.reconcile()
-    assert kinds(decided.actions) == ["Delete PyTorchJob", "Delete Pod", "Delete Pod"]
+    assert kinds(decided.actions) == ["Delete Pod", "Delete Pod", "Delete PyTorchJob"]
     # The other one hangs in a collective: nothing can be saved, so it need not have its whole grace period.
-    assert [(one.name, one.grace_seconds) for one in decided.actions[1:] if isinstance(one, Delete)] == [
+    assert [(one.name, one.grace_seconds) for one in decided.actions[:2] if isinstance(one, Delete)] == [
         ("right-train-1", 0),
         ("right-train-0", 20),
     ]
@@ -433,9 +433,9 @@ def test_a_pod_that_cannot_be_scheduled_frees_the_others() -> None:
     decided = state.reconcile()
     # Those that run have waited for the one that does not: there is nothing that they could save.
     assert [(one.name, one.grace_seconds) for one in decided.actions if isinstance(one, Delete)] == [
-        ("right-train", None),
         ("right-train-0", 20),
         ("right-train-1", 20),
+        ("right-train", None),
     ]
     restart = state.job["status"]["restarts"][-1]
     assert restart["reason"] == "Unschedulable"
