@@ -114,10 +114,14 @@ def hurried(pod: Pod, now: datetime) -> bool:
 
 
 def lost(pod: Pod, now: datetime) -> bool:
-    """Whether a deleted pod can no longer say that it has ended, because its node is gone: only force removes it."""
-    if pod.deleted is None or pod.over:
+    """Whether a pod can no longer say that it has ended, because its node is gone: only force removes it.
+
+    Kubernetes says that it takes a pod from a lost node a moment before it deletes the pod.
+    """
+    if pod.over:
         return False
-    return pod.disruption == LOST_NODE or now > pod.deleted + timedelta(seconds=FORCE_SECONDS)
+    overstays = pod.deleted is not None and now > pod.deleted + timedelta(seconds=FORCE_SECONDS)
+    return pod.disruption == LOST_NODE or overstays
 
 
 def not_before(restarts: Sequence[Restart]) -> datetime | None:

@@ -370,6 +370,15 @@ def test_pods_of_a_lost_node_are_forced_away() -> None:
     ]
 
 
+def test_a_pod_of_a_lost_node_is_lost_before_it_is_deleted() -> None:
+    """Its condition comes first: were the group deleted then, the survivor would be given its whole grace period."""
+    state = training()
+    state.disrupt("train", 1, "DeletionByTaintManager")
+    del state.pod("train", 1)["metadata"]["deletionTimestamp"]
+    state.reconcile()
+    assert kinds(state.reconcile().actions) == ["Delete Pod", "Delete Pod", "Delete PyTorchJob"]
+
+
 def test_pods_that_overstay_their_grace_period_are_forced_away() -> None:
     state = training()
     state.disrupt("train", 1)  # its grace period ends in 300 s
