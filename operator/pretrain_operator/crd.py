@@ -19,8 +19,9 @@ from pretrain_stage.section import Rule, Section
 from pydantic import BaseModel
 
 from pretrain_operator.api import GROUP, IN_CLUSTER, KIND, VERSION, PretrainJob, PretrainJobSpec
+from pretrain_operator.resources import PRETRAIN_JOBS
 
-PLURAL = "pretrainjobs"
+PLURAL = PRETRAIN_JOBS.plural
 CHART_FILE = Path("charts/pretrain-operator/templates/crd.yaml")
 PLAIN_FILE = Path("deploy/crd.yaml")
 

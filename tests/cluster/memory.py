@@ -8,8 +8,8 @@ from typing import Any
 
 from pretrain_operator.cluster.client import Client
 from pretrain_operator.cluster.failures import Gone
-from pretrain_operator.cluster.resources import Resource
 from pretrain_operator.observed import Body
+from pretrain_operator.resources import Resource
 
 
 class Memory(Client):

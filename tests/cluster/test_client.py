@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import yaml
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 from pretrain_operator.cluster import client as module
 from pretrain_operator.cluster.access import close
-from pretrain_operator.cluster.client import Client, as_yaml
+from pretrain_operator.cluster.client import Client
 from pretrain_operator.cluster.failures import Failure, Gone, NotLeading, Refused, Stale, Taken, Unavailable
-from pretrain_operator.cluster.resources import JOBS, PODS, PRETRAIN_JOBS
+from pretrain_operator.resources import JOBS, PODS, PRETRAIN_JOBS
 
 from tests.cluster.server import Answer, Scripted, hangs_up, says, serving
 
@@ -202,15 +200,6 @@ def test_requests_say_who_what_and_which() -> None:
     assert patched == {"spec": {"suspend": False}, "metadata": {"uid": "u-1"}}
     assert deleted["preconditions"] == {"uid": "u-2"}
     assert deleted["gracePeriodSeconds"] == 0
-
-
-@pytest.mark.parametrize(
-    "text", ["\U0001f600", "中国 é\u202e\ufeff", "\x00\x1b\x7f\x85\x9f", "\\ud83d\\ude00 \\", "a: {b}\n---\n- c"]
-)
-def test_what_is_applied_is_json_and_yaml(text: str) -> None:
-    """The API server reads it as YAML, which knows no pairs of surrogates."""
-    sent = as_yaml({"data": {"job.json": text}})
-    assert yaml.safe_load(sent) == json.loads(sent) == {"data": {"job.json": text}}
 
 
 def test_lists_come_in_pages_and_only_of_what_is_ours() -> None:

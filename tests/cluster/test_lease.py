@@ -11,8 +11,8 @@ import pytest
 from pretrain_operator.cluster.client import Client
 from pretrain_operator.cluster.failures import Failure, Gone, Stale, Unavailable
 from pretrain_operator.cluster.lease import Lease, Lost, Times
-from pretrain_operator.cluster.resources import Resource
 from pretrain_operator.observed import Body
+from pretrain_operator.resources import Resource
 
 TIMES = Times(lasts=1, deadline=0.6, renew=0.2, retry=0.05, request=0.3)
 """As the real ones, about fifteen times as fast."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pretrain_operator.cluster.resources import JOBS, PODS, PRETRAIN_JOBS
 from pretrain_operator.cluster.stores import Stores
+from pretrain_operator.resources import JOBS, PODS, PRETRAIN_JOBS
 from pretrain_operator.storage_claim import bucket
 
 from tests.cluster.objects import NAMESPACE, child, finished, pretrain_job

@@ -206,9 +206,9 @@ def known(kubectl: Kubectl) -> Iterator[None]:
 @pytest.fixture
 def place(tmp_path: Path, known: None) -> Iterator[Place]:
     """A namespace of the test's own with the rights that the chart grants in it."""
+    if HELM is None:
+        pytest.skip(NO_HELM)
     with new_namespace("operator") as kubectl, contextlib.ExitStack() as open_:
-        if HELM is None:
-            pytest.skip(NO_HELM)
         rights = _rights(kubectl.namespace)
         kubectl("apply", "-f", "-", stdin={"apiVersion": "v1", "kind": "List", "items": rights})
         account = of_kind(rights, "ServiceAccount")[0]["metadata"]["name"]

@@ -229,6 +229,14 @@ def test_submit(kubectl: Kubectl, pretrain: Pretrain, name: str, tmp_path: Path)
     )
 
 
+def test_submit_takes_any_text(kubectl: Kubectl, pretrain: Pretrain, name: str) -> None:
+    """Characters beyond U+FFFF too, which Python's JSON escapes as YAML does not allow."""
+    prompts = ["\U0001f3d6\ufe0f 你好", "caf\u00e9\x85\u2028"]
+    file = yaml.safe_dump(manifest(name, {"evaluation.prompts": prompts}))
+    assert pretrain("submit", "-", stdin=file) == f"pretrainjob.pretrain.dev/{name} created\n"
+    assert kubectl.get("pretrainjob", name)["spec"]["evaluation"]["prompts"] == prompts
+
+
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 from kubernetes.aio.client import ApiClient
 
+from pretrain_operator import apply_patch
 from pretrain_operator.cluster.access import TOKEN
 from pretrain_operator.cluster.failures import NotLeading, Unavailable, failure, unreachable
-from pretrain_operator.cluster.resources import BY_KIND, Resource
 from pretrain_operator.observed import Body
+from pretrain_operator.resources import BY_KIND, Resource
 
 FIELD_MANAGER = "pretrain-operator"
 PAGE = 500
@@ -28,8 +28,7 @@ PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
 """A longer wait that the server asks for is left to the queue."""
 
-APPLY, MERGE, JSON = "application/apply-patch+yaml; charset=utf-8", "application/merge-patch+json", "application/json"
-"""With the charset, the Kubernetes client sends text as it is, where it would write JSON of its own (see `as_yaml`)."""
+MERGE, JSON = "application/merge-patch+json", "application/json"
 
 
 class Client:
@@ -65,8 +64,8 @@ class Client:
             f"apply {subresource + ' of ' if subresource else ''}{resource.kind} {namespace}/{name}",
             resource.path(namespace, name, subresource),
             [("fieldManager", FIELD_MANAGER), ("force", str(force).lower())],
-            as_yaml(body),
-            APPLY,
+            apply_patch.as_yaml(body),
+            apply_patch.CONTENT_TYPE,
         )
 
     async def patch(self, resource: Resource, namespace: str, name: str, uid: str, patch: Body) -> dict[str, Any]:
@@ -150,15 +149,6 @@ class Client:
         if answer is None:
             raise Unavailable(f"the API server was asked to {doing} and answered what is not JSON; it is tried again")
         return answer
-
-
-def as_yaml(body: Body) -> str:
-    """An object as JSON that is YAML as well, which is what the API server reads an applied object as.
-
-    Python's JSON has two escapes for a character beyond U+FFFF, which YAML refuses; such a character stands there as it is. All
-    others beyond ASCII are escaped, for some of them YAML refuses as they are.
-    """
-    return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(body, ensure_ascii=False))
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ import kopf
 from kubernetes.aio.client import ApiClient
 
 from pretrain_operator.cluster.access import watch_session
-from pretrain_operator.cluster.resources import LEASES, STORED, Resource
+from pretrain_operator.resources import LEASES, STORED, Resource
 
 logger = logging.getLogger(__name__)
 

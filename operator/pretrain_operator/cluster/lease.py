@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from pretrain_operator.cluster.client import Client
 from pretrain_operator.cluster.failures import Failure, Gone, Stale
-from pretrain_operator.cluster.resources import LEASES
+from pretrain_operator.resources import LEASES
 
 logger = logging.getLogger(__name__)
 

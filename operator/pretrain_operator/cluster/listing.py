@@ -7,8 +7,8 @@ import logging
 from collections.abc import Sequence
 
 from pretrain_operator.cluster.client import Client
-from pretrain_operator.cluster.resources import STORED
 from pretrain_operator.cluster.stores import Key, Stores, key_of
+from pretrain_operator.resources import STORED
 
 AFTER_A_LIST_SECONDS = 5.0
 """From the last object that kopf lists to a list of our own, which finds what was deleted unseen before kopf's."""

@@ -28,11 +28,11 @@ from pretrain_operator.cluster.metrics import Metrics
 from pretrain_operator.cluster.options import Options, parse
 from pretrain_operator.cluster.progress import ProgressReader
 from pretrain_operator.cluster.reconcile import Reconciler
-from pretrain_operator.cluster.resources import LEASES
 from pretrain_operator.cluster.stores import Key, Stores
 from pretrain_operator.cluster.work_queue import WorkQueue
 from pretrain_operator.events import events
 from pretrain_operator.plan import plan
+from pretrain_operator.resources import LEASES
 from pretrain_operator.storage_claim import bucket
 
 DRAIN_SECONDS = 10.0

@@ -20,11 +20,11 @@ from pretrain_operator.cluster.client import Client
 from pretrain_operator.cluster.failures import Failure, Gone, NotLeading, Refused, Stale, Taken, Unavailable
 from pretrain_operator.cluster.log import about
 from pretrain_operator.cluster.progress import ProgressReader
-from pretrain_operator.cluster.resources import BY_KIND, PRETRAIN_JOBS
 from pretrain_operator.cluster.stores import Key, Stores, controller, key_of
 from pretrain_operator.cluster.work_queue import WorkQueue
 from pretrain_operator.events import Announcement
 from pretrain_operator.observed import Action, Apply, Body, Delete, Fault, Observed, Patch, Plan, Settings
+from pretrain_operator.resources import BY_KIND, PRETRAIN_JOBS
 
 PROGRESS_SECONDS = 15.0
 """Between two writes of a status in which nothing but progress changed."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pretrain_operator.cluster.resources import CONFIG_MAPS, JOBS, PODS, PRETRAIN_JOBS, PYTORCH_JOBS, STORED, Resource
 from pretrain_operator.conditions import is_true
 from pretrain_operator.names import JOB_LABEL
 from pretrain_operator.observed import Body, Observed
+from pretrain_operator.resources import CONFIG_MAPS, JOBS, PODS, PRETRAIN_JOBS, PYTORCH_JOBS, STORED, Resource
 
 Key = tuple[str, str]
 """Namespace and name."""

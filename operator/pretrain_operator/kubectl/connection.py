@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import urllib3
 import yaml
@@ -25,10 +24,10 @@ from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
 from pretrain_stage.errors import EXIT_TEMPORARY, UserError
 
-from pretrain_operator.api import GROUP, VERSION
-from pretrain_operator.crd import PLURAL
+from pretrain_operator import apply_patch
 from pretrain_operator.kubectl.plain import plain
 from pretrain_operator.kubectl.refusal import ClusterError, Refusal, explained, read_refusal
+from pretrain_operator.resources import NAMESPACES, PODS, PRETRAIN_JOBS, Resource
 
 Body = dict[str, Any]
 
@@ -115,7 +114,7 @@ class Cluster:
 
     def job(self, name: str, namespace: str) -> Body:
         """A PretrainJob."""
-        return self._json(f"read pretrainjob {name}", namespace, "GET", _jobs_path(namespace, name))
+        return self._json(f"read pretrainjob {name}", namespace, "GET", _path(PRETRAIN_JOBS, namespace, name))
 
     def find_job(self, name: str, namespace: str) -> Body | None:
         """A PretrainJob, or None if there is none of that name."""
@@ -128,24 +127,24 @@ class Cluster:
 
     def jobs(self, namespace: str | None, selector: str | None) -> list[Body]:
         """PretrainJobs of a namespace, or of all, that have the labels."""
-        return self._list("list pretrainjobs", namespace, _jobs_path(namespace), selector)[0]
+        return self._list("list pretrainjobs", namespace, _path(PRETRAIN_JOBS, namespace), selector)[0]
 
     def pods(self, namespace: str, selector: str) -> list[Body]:
         """Pods of a namespace that have the labels."""
-        return self._list("list pods", namespace, _pods_path(namespace), selector)[0]
+        return self._list("list pods", namespace, _path(PODS, namespace), selector)[0]
 
     def namespaces(self) -> list[Body]:
         """All namespaces."""
-        return self._list("list namespaces", None, "/api/v1/namespaces", None)[0]
+        return self._list("list namespaces", None, NAMESPACES.path(None), None)[0]
 
     def watch_jobs(self, namespace: str | None, selector: str | None, name: str | None = None) -> Iterator[Change]:
         """What `jobs` finds, and then every change, for ever; with `name`, of that job alone."""
         field = None if name is None else f"metadata.name={name}"
-        return self._watch("watch pretrainjobs", namespace, _jobs_path(namespace), selector, field)
+        return self._watch("watch pretrainjobs", namespace, _path(PRETRAIN_JOBS, namespace), selector, field)
 
     def watch_pods(self, namespace: str, selector: str) -> Iterator[Change]:
         """What `pods` finds, and then every change, for ever."""
-        return self._watch("watch pods", namespace, _pods_path(namespace), selector, None)
+        return self._watch("watch pods", namespace, _path(PODS, namespace), selector, None)
 
     def apply_job(self, job: Body, *, dry_run: bool, force: bool) -> Body | Refusal:
         """Server-side-applies a PretrainJob whose name and namespace were checked; returns it as it is now, or why not."""
@@ -153,22 +152,22 @@ class Cluster:
         query = [("fieldManager", FIELD_MANAGER), ("fieldValidation", "Strict"), ("force", "true" if force else "false")]
         return self._send(
             metadata["namespace"],
-            _jobs_path(metadata["namespace"], metadata["name"]),
+            _path(PRETRAIN_JOBS, metadata["namespace"], metadata["name"]),
             [*query, *([("dryRun", "All")] if dry_run else [])],
-            "application/apply-patch+yaml",
-            job,
+            apply_patch.CONTENT_TYPE,
+            apply_patch.as_yaml(job),
         )
 
     def change_job(self, name: str, namespace: str, change: Body) -> Body | Refusal:
         """Merges `change` into a PretrainJob; returns it as it is now, or why not."""
         query = [("fieldManager", FIELD_MANAGER), ("fieldValidation", "Strict")]
-        return self._send(namespace, _jobs_path(namespace, name), query, "application/merge-patch+json", change)
+        return self._send(namespace, _path(PRETRAIN_JOBS, namespace, name), query, "application/merge-patch+json", change)
 
     def log(self, pod: str, namespace: str, container: str, options: Sequence[tuple[str, str]]) -> Iterator[bytes]:
         """What a container has printed, in pieces as they come. Raises ClusterError, NETWORK_FAULTS if the connection breaks."""
         query = [("container", container), ("timestamps", "true"), *options]
         response = self._request(
-            "GET", f"{_pods_path(namespace, pod)}/log", query, action="read the log", namespace=namespace
+            "GET", _path(PODS, namespace, pod, "log"), query, action="read the log", namespace=namespace
         )
         try:
             if response.status != 200:
@@ -254,7 +253,7 @@ class Cluster:
         return _object(data, self._host)
 
     def _send(
-        self, namespace: str, path: str, query: Sequence[tuple[str, str]], content_type: str, body: Body
+        self, namespace: str, path: str, query: Sequence[tuple[str, str]], content_type: str, body: Body | str
     ) -> Body | Refusal:
         response = self._request("PATCH", path, query, body, content_type, action="write pretrainjobs", namespace=namespace)
         data = self._read(response)
@@ -271,7 +270,7 @@ class Cluster:
         method: str,
         path: str,
         query: Sequence[tuple[str, str]],
-        body: Body | None = None,
+        body: Body | str | None = None,
         content_type: str | None = None,
         *,
         action: str,
@@ -308,20 +307,11 @@ def _selectors(label: str | None, field: str | None) -> list[tuple[str, str]]:
     return [(name, value) for name, value in given if value is not None]
 
 
-def _jobs_path(namespace: str | None, name: str | None = None) -> str:
-    return _path(f"/apis/{GROUP}/{VERSION}", namespace, PLURAL, name)
-
-
-def _pods_path(namespace: str, name: str | None = None) -> str:
-    return _path("/api/v1", namespace, "pods", name)
-
-
-def _path(root: str, namespace: str | None, plural: str, name: str | None) -> str:
+def _path(resource: Resource, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
     """Path of a collection or object. What stands in it was checked, or came from the API server."""
     assert namespace is None or DNS_LABEL.fullmatch(namespace), namespace
     assert name is None or DNS_SUBDOMAIN.fullmatch(name), name
-    within = "" if namespace is None else f"/namespaces/{namespace}"
-    return f"{root}{within}/{plural}" + ("" if name is None else f"/{quote(name, safe='')}")
+    return resource.path(namespace, name, subresource)
 
 
 def _object(data: bytes, host: str) -> Body:

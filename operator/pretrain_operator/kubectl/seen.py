@@ -139,7 +139,7 @@ def _condition(body: Mapping[str, Any]) -> SeenCondition:
         status=_text(body, "status"),
         reason=_text(body, "reason"),
         message=_text(body, "message"),
-        generation=None if _number(body, "observedGeneration") is None else _whole(body, "observedGeneration"),
+        generation=_whole_or_none(body, "observedGeneration"),
         since=_time(body, "lastTransitionTime"),
     )
 
@@ -160,7 +160,6 @@ def _stage(body: Mapping[str, Any]) -> SeenStage:
 def _training(body: Mapping[str, Any]) -> SeenTraining | None:
     if not body:
         return None
-    checkpoint = _number(body, "checkpointStep")
     return SeenTraining(
         attempt=_whole(body, "attempt") or 1,
         step=_whole(body, "step"),
@@ -170,18 +169,17 @@ def _training(body: Mapping[str, Any]) -> SeenTraining | None:
         validation_loss=_number(body, "validationLoss"),
         tokens_per_second=_number(body, "tokensPerSecond"),
         eta=_text(body, "eta"),
-        checkpoint_step=None if checkpoint is None else int(checkpoint),
+        checkpoint_step=_whole_or_none(body, "checkpointStep"),
     )
 
 
 def _restart(body: Mapping[str, Any]) -> SeenRestart:
-    checkpoint = _number(body, "checkpointStep")
     return SeenRestart(
         attempt=_whole(body, "attempt"),
         time=_time(body, "time"),
         reason=_text(body, "reason"),
         message=_text(body, "message"),
-        checkpoint_step=None if checkpoint is None else int(checkpoint),
+        checkpoint_step=_whole_or_none(body, "checkpointStep"),
     )
 
 
@@ -206,7 +204,12 @@ def _number(body: Mapping[str, Any], key: str) -> float | None:
 
 
 def _whole(body: Mapping[str, Any], key: str) -> int:
-    return int(_number(body, key) or 0)
+    return _whole_or_none(body, key) or 0
+
+
+def _whole_or_none(body: Mapping[str, Any], key: str) -> int | None:
+    number = _number(body, key)
+    return None if number is None else int(number)
 
 
 def _time(body: Mapping[str, Any], key: str) -> datetime | None:

@@ -1,4 +1,4 @@
-"""The kinds of objects that the operator reads and writes, and where the API server keeps them."""
+"""The kinds of objects that the operator and the commands read and write, and where the API server keeps them."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ PODS = Resource("", "v1", "pods", "Pod", JOB_LABEL)
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap", JOB_LABEL)
 EVENTS = Resource("", "v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
 
 STORED = (CONFIG_MAPS, JOBS, PYTORCH_JOBS, PODS, PRETRAIN_JOBS)
 """What the stores hold, in the order in which it is listed: children first, so that no job is seen without them."""
