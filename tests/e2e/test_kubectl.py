@@ -241,7 +241,7 @@ def test_submit_takes_any_text(kubectl: Kubectl, pretrain: Pretrain, name: str) 
     ("spec", "sentence"),
     [
         ({"training.nodez": 2, "corpus.task": 1},
-         "spec.training.nodez: unknown field; did you mean nodes?; spec.corpus.task: unknown field; did you mean tasks?"),
+         "spec.corpus.task: unknown field; did you mean tasks?; spec.training.nodez: unknown field; did you mean nodes?"),
         ({"training.nodes": "two"}, "spec.training.nodes: "),
         ({"corpus.tasks": 2, "corpus.parallelism": 3},
          "spec.corpus: parallelism must not exceed tasks; lower parallelism or raise tasks (parallelism: 3, tasks: 2)"),

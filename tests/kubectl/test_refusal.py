@@ -94,10 +94,10 @@ def test_unknown_fields_get_a_guess_from_the_local_check(message: str, code: int
     manifest = job({"training.nodez": 2, "corpus.task": 1, "training.sequenceLength": "x"})
     error = refused_job(read_refusal(code, answer(code, message)), "job.yaml", local(manifest))
     assert str(error) == (
-        "job.yaml: spec.training.nodez: unknown field; did you mean nodes?; spec.corpus.task: unknown field; did you mean tasks?"
+        "job.yaml: spec.corpus.task: unknown field; did you mean tasks?; spec.training.nodez: unknown field; did you mean nodes?"
     )
     assert str(refused_job(read_refusal(code, answer(code, message)), "job.yaml", None)) == (
-        "job.yaml: spec.training.nodez: unknown field; spec.corpus.task: unknown field"
+        "job.yaml: spec.corpus.task: unknown field; spec.training.nodez: unknown field"
     )
 
 

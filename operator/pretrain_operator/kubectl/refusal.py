@@ -125,10 +125,11 @@ def _faults(refusal: Refusal) -> Iterable[tuple[str, str]]:
             yield path, _cause(path, message)
     # Server-side apply answers 500 for a field that the schema does not have or that is of another type.
     elif refusal.status == 500 and "typed patch object" in refusal.message:
-        for path, message in re.findall(r"(?:^\s*|\): )\.(\S+): (.+)$", refusal.message, re.MULTILINE):
+        # It says several in any order.
+        for path, message in sorted(re.findall(r"(?:^\s*|\): )\.(\S+): (.+)$", refusal.message, re.MULTILINE)):
             yield path, "unknown field" if message == "field not declared in schema" else plain(message)
     elif refusal.status == 400 and "strict decoding error" in refusal.message:
-        for path in re.findall(r'unknown field "([^"]+)"', refusal.message):
+        for path in sorted(re.findall(r'unknown field "([^"]+)"', refusal.message)):
             yield path, "unknown field"
 
 
