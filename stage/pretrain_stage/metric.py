@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
-    from prometheus_client.core import Metric as Family
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 JOB_LABELS = ("namespace", "name")
 """Which PretrainJob a series is about."""
@@ -46,7 +46,7 @@ class Metric:
                     self.name, self.help, self.labels, registry=registry, buckets=self.buckets
                 )
 
-    def family(self) -> Family:
+    def family(self) -> CounterMetricFamily | GaugeMetricFamily:
         """An empty family for a collector that is asked for its values when they are read; not for histograms."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 

@@ -29,6 +29,7 @@ from obstore.store import LocalStore, S3Store
 
 from pretrain_stage import config
 from pretrain_stage.errors import CorruptError, StorageError
+from pretrain_stage.storage_errors import Operation, count_error
 
 CHUNK_BYTES = 8 * 1024 * 1024
 CONNECT_TIMEOUT = timedelta(seconds=10)
@@ -212,26 +213,35 @@ def file_sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _explained(storage: Storage, verb: str, path: str) -> Iterator[None]:
-    """Turns what the client raises into a StorageError with a remedy; FileNotFoundError passes."""
+def _explained(storage: Storage, verb: Operation, path: str) -> Iterator[None]:
+    """Counts what the client raises and turns it into a StorageError with a remedy; FileNotFoundError passes."""
     where = f"{storage.uri}/{path}".rstrip("/")
     try:
         yield
     except FileNotFoundError:
         raise
-    except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-        raise StorageError(
-            f"storage: not allowed to {verb} {where} ({_first_line(error)}); check the credentials and their rights"
-        ) from None
-    except OSError as error:
-        raise StorageError(
-            f"storage: cannot {verb} {where} ({error.strerror or error}); free some space or check the disk", temporary=True
-        ) from None
-    except BaseError as error:
-        raise StorageError(
-            f"storage: cannot {verb} {where} ({_first_line(error)}); {_remedy(error)}",
-            temporary=not any(code in str(error) for code in ("NoSuchBucket", *FORBIDDEN)),
-        ) from None
+    except (OSError, BaseError) as error:
+        count_error(verb)
+        raise _explanation(error, verb, where) from None
+
+
+def _explanation(error: Exception, verb: Operation, where: str) -> StorageError:
+    """What to say of what the client raised."""
+    match error:
+        case PermissionDeniedError() | UnauthenticatedError() | PermissionError():
+            return StorageError(
+                f"storage: not allowed to {verb} {where} ({_first_line(error)}); check the credentials and their rights"
+            )
+        case OSError():
+            return StorageError(
+                f"storage: cannot {verb} {where} ({error.strerror or error}); free some space or check the disk",
+                temporary=True,
+            )
+        case _:
+            return StorageError(
+                f"storage: cannot {verb} {where} ({_first_line(error)}); {_remedy(error)}",
+                temporary=not any(code in str(error) for code in ("NoSuchBucket", *FORBIDDEN)),
+            )
 
 
 def _remedy(error: BaseException) -> str:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from pretrain_stage import config
+from pretrain_stage.config import Metadata
 from pretrain_stage.errors import EXIT_TEMPORARY, EXIT_USER_ERROR, CorruptError, StorageError
 from pretrain_stage.storage import Storage, open_storage, verify
+from pretrain_stage.storage_errors import StorageErrors, storage_errors
+from prometheus_client import CollectorRegistry
 
 from tests.seaweedfs import SeaweedFS, free_ports
 
@@ -132,3 +135,26 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"storage\.uri: folder .*file cannot be used"):
         open_storage(config.Storage(uri=str(tmp_path / "file")))
+
+
+def test_failed_requests_are_counted(seaweedfs: SeaweedFS, s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in seaweedfs.reader.environment().items():
+        monkeypatch.setenv(name, value)
+    storage = open_storage(config.Storage(uri=s3_uri, endpointURL=seaweedfs.endpoint))
+    before = storage_errors()
+    assert storage.read("nothing") is None  # no failure
+    with ThreadPoolExecutor(4) as threads:
+        refused = [threads.submit(storage.write, "result", b"data") for _ in range(4)]
+    assert all(isinstance(one.exception(), StorageError) for one in refused)
+    with pytest.raises(StorageError):
+        storage.delete(["result"])
+    assert {name: number - before[name] for name, number in storage_errors().items()} == {
+        "read": 0,
+        "write": 4,
+        "list": 0,
+        "delete": 1,
+    }
+    registry = CollectorRegistry()
+    registry.register(StorageErrors(Metadata(name="small", namespace="team")))
+    labels = {"namespace": "team", "name": "small", "operation": "delete"}
+    assert registry.get_sample_value("pretrain_storage_errors_total", labels) == before["delete"] + 1
