@@ -171,7 +171,8 @@ class Corpus:
         path = self.folder / "job.json"
         path.write_text(json.dumps({"metadata": {"name": "benchmark"}, "spec": self._spec(blocks)}))
         with redirect_stdout(io.StringIO()):
-            run_tasks(read_job(path, PreprocessSpec), STAGES[name], 0, None, Metrics())
+            job = read_job(path, PreprocessSpec)
+            run_tasks(job, STAGES[name], 0, None, Metrics(job.metadata))
 
     def _spec(self, blocks: Iterable[str]) -> dict[str, Any]:
         source = {"name": "raw", "uri": str(self.folder / "raw"), "idField": "id"}

@@ -19,6 +19,7 @@ def cluster_site(job: PretrainJob, images: Images) -> Site:
         job_file=f"{JOB_FOLDER}/{KEY}",
         images=images,
         master_address=BACKENDS[job.spec.training.backend].master_address(job),
+        preprocess_metrics_port=Site.metrics_port,
     )
 
 

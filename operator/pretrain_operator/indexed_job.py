@@ -51,6 +51,7 @@ def indexed_job(job: PretrainJob, stage: Stage) -> dict[str, Any]:
                 replica="$(JOB_COMPLETION_INDEX)",
                 environment=[{"name": name, "value": value} for name, value in stage.role.env.items()],
                 grace_seconds=GRACE_SECONDS,
+                ports=[{"name": name, "containerPort": port} for name, port in stage.role.port_map.items()],
             ),
         },
     }

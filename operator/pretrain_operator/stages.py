@@ -21,8 +21,16 @@ from pretrain_operator.quantity import cores, mebibytes
 
 Kind = Literal["indexed", "training"]
 
+TRAINING = "train"
+AFTER_TRAINING = ("evaluate", "export", "report")
+"""Names of the stages that are not preprocessing."""
+
 
 VERSION = version("pretrain-operator")
+
+METRICS = "metrics"
+"""Name of the port where a pod serves Prometheus metrics."""
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - Prometheus scrapes the pod
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,9 @@ class Site:
     """Host of training's rank 0."""
     master_port: int = 29500
     metrics_port: int = 9400
-    """Port of the first process's Prometheus metrics; 0 takes a free one."""
+    """Port of the Prometheus metrics of training's first process; 0 takes a free one."""
+    preprocess_metrics_port: int = 0
+    """Port of the same of each preprocessing task; 0 for none, where tasks share one machine."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +118,19 @@ def _deduplication(corpus: Corpus) -> Iterator[tuple[str, int]]:
 
 def _preprocess(job: PretrainJob, site: Site, name: str, tasks: int) -> Stage:
     resources = job.spec.corpus.resources
+    port = 0 if name == "preflight" else site.preprocess_metrics_port  # preflight has no documents to count
+    metrics = ["--metrics-port", str(port), "--metrics-address", EVERYWHERE] if port else []
     return _stage(
         site,
         specs.Role(
             name=name,
             image=site.images.preprocess,
             entrypoint=site.python,
-            args=["-m", "pretrain_preprocess", name, "--job", site.job_file, "--index", specs.macros.replica_id],
+            args=[
+                *("-m", "pretrain_preprocess", name, "--job", site.job_file, "--index", specs.macros.replica_id),
+                *metrics,
+            ],
+            port_map={METRICS: port} if port else {},
             num_replicas=tasks,
             resource=specs.Resource(cpu=math.ceil(cores(resources.cpu)), gpu=0, memMB=mebibytes(resources.memory)),
         ),

@@ -31,23 +31,28 @@ PREFLIGHT = "preflight"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line says. Exit code 0; 65 if the job or its data is wrong, 75 if trying again may help."""
     options = parser().parse_args(arguments)
-    return run_stage(Events({"stage": options.stage, "index": options.index}), lambda: run(options))
+    events = Events({"stage": options.stage, "index": options.index})
+    return run_stage(events, lambda: run(options, events))
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, events: Events) -> None:
     """The stage of the command line. Modules are imported as they are needed: an unchanged stage is told in an instant."""
     if options.stage == PREFLIGHT:
         from pretrain_preprocess.preflight import PreflightSpec, preflight
 
-        preflight(read_job(options.job, PreflightSpec))
+        wanted = read_job(options.job, PreflightSpec)
+        events.context.update(wanted.metadata.model_dump(exclude_none=True))
+        preflight(wanted)
         return
     from pretrain_preprocess.config import PreprocessSpec
     from pretrain_preprocess.task import run_tasks
 
-    metrics = Metrics()
+    job = read_job(options.job, PreprocessSpec)
+    events.context.update(job.metadata.model_dump(exclude_none=True))
+    metrics = Metrics(job.metadata)
     if options.metrics_port:
         metrics.serve(options.metrics_address, options.metrics_port)
-    run_tasks(read_job(options.job, PreprocessSpec), STAGES[options.stage], options.index, options.stride, metrics)
+    run_tasks(job, STAGES[options.stage], options.index, options.stride, metrics)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +74,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--index", type=count, default=0, metavar="I", help="task to run, from 0 (default: 0)")
     result.add_argument("--stride", type=positive, metavar="S", help="also run tasks I+S, I+2S, ... (default: only task I)")
     result.add_argument(
-        "--metrics-port", type=count, default=0, metavar="PORT", help="serve Prometheus metrics there (default: 0, do not)"
+        "--metrics-port",
+        type=count,
+        default=0,
+        metavar="PORT",
+        help="serve Prometheus metrics there (default: 0, do not); preflight has none",
     )
     result.add_argument(
         "--metrics-address",

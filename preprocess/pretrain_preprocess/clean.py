@@ -61,7 +61,7 @@ def pipeline(steps: list[PipelineStep], rank: int, world_size: int) -> Iterator[
 
 class SourceReader(PipelineStep):  # type: ignore[misc]  # datatrove has no types
     """The first step: the documents in the task's files, in the order of the listing. Counts every record as read, and
-    those that are no documents as dropped by reason.
+    those that are no documents as dropped by reason. Bytes are those of the text as it was read, which may be HTML.
     """
 
     type = "reader"
@@ -80,11 +80,12 @@ class SourceReader(PipelineStep):  # type: ignore[misc]  # datatrove has no type
         for file in self._files:
             with self._open(file) as raw:
                 for record in read(file, raw):
-                    tally.read += 1
                     tell(done + raw.tell(), self.size, "bytes")
                     if isinstance(record, str):
+                        tally.take(0)
                         dropped[record] += 1
                     else:
+                        tally.take(len(record.text.encode()))
                         yield record
             done += file.size
 

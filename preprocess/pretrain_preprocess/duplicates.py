@@ -29,7 +29,7 @@ def run(task: Task) -> Outcome:
     with ShardWriter(shard, task) as writer:
         for number, document in enumerate(read_documents(task, "clean")):
             if number in remove:
-                dropped[method] += 1
+                dropped.add(method, document.text)
             else:
                 writer.write(document)
     if dropped[method] != len(remove):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import xxhash
 
-from pretrain_preprocess.documents import read_documents
+from pretrain_preprocess.documents import TEXT_BYTES, read_documents
 from pretrain_preprocess.duplicates import write_removals
 from pretrain_preprocess.signatures import agreeing_pairs, record_type, sort_records
 from pretrain_preprocess.task import Outcome, Task
@@ -29,7 +29,7 @@ def signatures(task: Task) -> Outcome:
     for number, document in enumerate(read_documents(task, "clean")):
         high, low = divmod(xxhash.xxh3_128_intdigest(folded(document.text)), 1 << 64)
         rows.append(((high, low), number))
-        task.tally.kept += 1
+        task.tally.keep(document.metadata[TEXT_BYTES])
     path = task.scratch / "signatures"
     sort_records(np.array(rows, record_type(COLUMNS))).tofile(path)
     return Outcome(((path, f"corpus/exact-signatures/{task.index:05d}.sig"),))

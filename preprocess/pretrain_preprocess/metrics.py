@@ -1,34 +1,48 @@
-"""Counters for Prometheus, served while a process works, if a port is given.
-
-    pretrain_preprocess_documents_total{stage, outcome, block, reason}    outcome: read, kept, dropped
+"""Counters for Prometheus, served while a process works, if a port is given: those of the two catalogues, and no others.
 
 They are read from the tallies at the moment of a scrape, so documents pay nothing for them. Labels are bounded: stages,
 blocks and reasons are fixed sets, the detector's languages among the reasons the largest.
+
+What a task counts after the last scrape of its process is never seen, all of it if the process is short: totals are in the
+manifests (pretrain_stage.manifest).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from pretrain_stage.config import Metadata
+from pretrain_stage.metric import Metric
+from pretrain_stage.storage_errors import StorageErrors
+
+from pretrain_preprocess.catalogue import BYTES, DOCUMENTS, TASKS
 from pretrain_preprocess.tally import Tally
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
+    from prometheus_client.core import Metric as Family
+
+Result = Literal["done", "unchanged", "failed"]
 
 
-@dataclass(eq=False)  # the registry keeps collectors in a dict
 class Metrics:
-    """The tallies of all tasks that this process has begun, by stage."""
+    """The tallies of all tasks that this process has begun, by stage, and how its tasks have ended."""
 
-    tallies: list[tuple[str, Tally]] = field(default_factory=list)
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+        self._tallies: list[tuple[str, Tally]] = []
+        self._ended: Counter[tuple[str, Result]] = Counter()
 
     def begin(self, stage: str) -> Tally:
         """The tally of a new task."""
         tally = Tally()
-        self.tallies.append((stage, tally))
+        self._tallies.append((stage, tally))
         return tally
+
+    def end(self, stage: str, result: Result) -> None:
+        """A task of the stage has ended."""
+        self._ended[stage, result] += 1
 
     def serve(self, address: str, port: int) -> None:
         """Answers GET /metrics from a thread until the process ends."""
@@ -36,25 +50,31 @@ class Metrics:
 
         registry = CollectorRegistry()
         registry.register(self)
+        registry.register(StorageErrors(self._metadata))
         start_http_server(port, addr=address, registry=registry)
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         """The counters as they stand (the interface of a prometheus_client collector)."""
-        from prometheus_client.core import CounterMetricFamily
-
-        family = CounterMetricFamily(
-            "pretrain_preprocess_documents",
-            "Documents read, kept, and dropped by which block for what reason.",
-            labels=["stage", "outcome", "block", "reason"],
-        )
-        sums: dict[tuple[str, str, str, str], int] = {}
-        for stage, tally in list(self.tallies):
+        documents: Counter[tuple[str, ...]] = Counter()
+        text: Counter[tuple[str, ...]] = Counter()
+        for stage, tally in self._tallies.copy():
             counts = tally.counts()
-            found = {(stage, "read", "", ""): counts.read, (stage, "kept", "", ""): counts.kept}
+            documents.update({(stage, "read", "", ""): counts.read, (stage, "kept", "", ""): counts.kept})
             for block, reasons in counts.dropped.items():
-                found |= {(stage, "dropped", block, reason): number for reason, number in reasons.items()}
-            for labels, number in found.items():
-                sums[labels] = sums.get(labels, 0) + number
-        for labels, number in sorted(sums.items()):
-            family.add_metric(labels, number)
-        yield family
+                documents.update({(stage, "dropped", block, reason): number for reason, number in reasons.items()})
+            text.update(
+                {
+                    (stage, "read"): counts.read_bytes,
+                    (stage, "kept"): counts.kept_bytes,
+                    (stage, "dropped"): counts.dropped_bytes,
+                }
+            )
+        yield self._family(DOCUMENTS, documents)
+        yield self._family(BYTES, text)
+        yield self._family(TASKS, self._ended.copy())
+
+    def _family(self, metric: Metric, values: Counter[tuple[str, ...]] | Counter[tuple[str, Result]]) -> Family:
+        family = metric.family()
+        for labels, number in sorted(values.items()):
+            family.add_metric((self._metadata.namespace, self._metadata.name, *labels), number)
+        return family

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pretrain_preprocess import config
 from pretrain_preprocess.blocks.language import LANGUAGE
 from pretrain_preprocess.blocks.words import language_by_script, splitter
-from pretrain_preprocess.documents import read_documents
+from pretrain_preprocess.documents import TEXT_BYTES, read_documents
 from pretrain_preprocess.groups import bucket_folder
 from pretrain_preprocess.signatures import record_type, sort_records
 from pretrain_preprocess.task import Outcome, Task
@@ -37,7 +37,7 @@ def run(task: Task) -> Outcome:
     signer = Signer(options)
     found, numbers = [], []
     for number, document in enumerate(read_documents(task, "clean")):
-        task.tally.kept += 1
+        task.tally.keep(document.metadata[TEXT_BYTES])
         signature = signer.sign(document)
         if signature is not None:
             found.append(signature)

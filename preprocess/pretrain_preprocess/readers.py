@@ -278,7 +278,7 @@ READERS: dict[Format, Callable[[SourceFile, BinaryIO], Iterator[Record]]] = {
 
 
 def make(file: SourceFile, number: int, text: object, identifier: object, **metadata: str) -> Record:
-    """The document, or why there is none. Without an id of its own it is numbered by file and position."""
+    """The document, or why there is none. number: its place in the file, from 0, which also is its id if it has none."""
     if text is None:
         return "no_text_field"
     if not isinstance(text, str):
@@ -288,7 +288,7 @@ def make(file: SourceFile, number: int, text: object, identifier: object, **meta
     return Document(
         text=text,
         id=f"{file.source.name}/{file.path}#{number}" if identifier in (None, "") else str(identifier),
-        metadata={"source": file.source.name, "file": file.path, **metadata},
+        metadata={"source": file.source.name, "file": file.path, "record": number, **metadata},
     )
 
 

@@ -87,7 +87,7 @@ STAGES = MappingProxyType(
                 "clean",
                 "clean",
                 "reads the sources, passes each document through the blocks of corpus.clean",
-                revision=1,
+                revision=2,
                 inputs=lambda spec: (),
                 config=_clean_config,
             ),

@@ -170,12 +170,18 @@ def run_task(plan: Plan, index: int, manifest: Manifest | None, metrics: Metrics
     """Runs one task unless it is finished, and tells its result."""
     events = plan.events(index)
     if manifest is not None:
+        metrics.end(plan.stage.name, "unchanged")
         events.say("result", f"{plan.stage.name} is finished", unchanged=True)
         return
     part = finished_part(plan.storage, plan.stage.name, plan.identity, index)
     unchanged = part is not None
     if part is None:
-        part = _work(plan, index, events, metrics)
+        try:
+            part = _work(plan, index, events, metrics)
+        except Exception:
+            metrics.end(plan.stage.name, "failed")
+            raise
+    metrics.end(plan.stage.name, "unchanged" if unchanged else "done")
     events.say(
         "result",
         f"{plan.stage.name}: {_said(part)}",

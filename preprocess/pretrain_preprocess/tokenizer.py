@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pretrain_preprocess.config import TrainTokenizer
-from pretrain_preprocess.documents import read_documents
+from pretrain_preprocess.documents import TEXT_BYTES, read_documents
 from pretrain_preprocess.outside import GivenTokenizer
 from pretrain_preprocess.split import is_held_out, is_sampled
 from pretrain_preprocess.stages import corpus_stage
@@ -141,11 +141,11 @@ def sample(task: Task, options: TrainTokenizer) -> Iterator[str]:
     for shard in range(task.inputs[stage].tasks):
         for document in read_documents(task, stage, shard):
             if is_held_out(document.text, task.spec.corpus.held_out_fraction):
-                dropped["held_out"] += 1
+                dropped.add("held_out", document.text)
             elif not is_sampled(document.text, fraction):
-                dropped["not_sampled"] += 1
+                dropped.add("not_sampled", document.text)
             else:
-                task.tally.kept += 1
+                task.tally.keep(document.metadata[TEXT_BYTES])
                 yield document.text
 
 

@@ -17,7 +17,7 @@ from datatrove.data import Document
 from datatrove.pipeline.tokens.tokenizer import TokenizedFile
 from tokenizers import Tokenizer
 
-from pretrain_preprocess.documents import read_documents
+from pretrain_preprocess.documents import TEXT_BYTES, read_documents
 from pretrain_preprocess.split import is_held_out
 from pretrain_preprocess.stages import corpus_stage
 from pretrain_preprocess.task import Outcome, Task
@@ -41,7 +41,7 @@ class Split:
     def write(self, document: Document, ids: list[int], dtype: str) -> None:
         self.file.write_bytes(np.array(ids, np.dtype(dtype).newbyteorder("<")).tobytes())
         self.documents += 1
-        self.text_bytes += len(document.text.encode())
+        self.text_bytes += document.metadata[TEXT_BYTES]
 
 
 def run(task: Task) -> Outcome:
@@ -57,7 +57,7 @@ def run(task: Task) -> Outcome:
         for document, encoding in zip(batch, encodings, strict=True):
             split = held_out if is_held_out(document.text, task.spec.corpus.held_out_fraction) else train
             split.write(document, [*encoding.ids, end_of_text], dtype)
-            task.tally.kept += 1
+            task.tally.keep(document.metadata[TEXT_BYTES])
     outputs = []
     for split in (train, held_out):
         split.file.close()

@@ -38,7 +38,8 @@ class File(BaseModel):
 class Counts(BaseModel):
     """What happened to the documents: read = kept + dropped, whichever stage it is.
 
-    `dropped` is by block and reason: {"quality": {"gopher_short_doc": 12}}.
+    `dropped` is by block and reason: {"quality": {"gopher_short_doc": 12}}. Bytes are of the texts in UTF-8, each as it was at
+    that moment, so they need not add up.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +47,9 @@ class Counts(BaseModel):
     read: int = 0
     kept: int = 0
     dropped: dict[str, dict[str, int]] = {}
+    read_bytes: int = 0
+    kept_bytes: int = 0
+    dropped_bytes: int = 0
 
     def check(self, where: str) -> None:
         """Raises UserError unless kept + dropped = read."""
@@ -190,16 +194,15 @@ def part_path(stage: str, index: int) -> str:
 
 def add_counts(counts: Iterable[Counts]) -> Counts:
     """The sum of the counts of several tasks."""
-    read = kept = 0
+    found = list(counts)
     dropped: dict[str, dict[str, int]] = {}
-    for count in counts:
-        read += count.read
-        kept += count.kept
+    for count in found:
         for block, reasons in count.dropped.items():
             for reason, number in reasons.items():
                 of_block = dropped.setdefault(block, {})
                 of_block[reason] = of_block.get(reason, 0) + number
-    return Counts(read=read, kept=kept, dropped=dropped)
+    numbers = ("read", "kept", "read_bytes", "kept_bytes", "dropped_bytes")
+    return Counts(dropped=dropped, **{name: sum(getattr(count, name) for count in found) for name in numbers})
 
 
 def _add_facts(all_facts: Iterable[Mapping[str, JsonValue]]) -> dict[str, JsonValue]:

@@ -77,8 +77,15 @@ def test_each_stage_before_and_after_training_is_an_indexed_job() -> None:
     (container,) = clean["template"]["spec"]["containers"]
     assert container["command"] == [
         "python", "-m", "pretrain_preprocess", "clean", "--job", "/etc/pretrain/job.json",
-        "--index", "$(JOB_COMPLETION_INDEX)",
+        "--index", "$(JOB_COMPLETION_INDEX)", "--metrics-port", "9400", "--metrics-address", "0.0.0.0",
     ]  # fmt: skip
+    served = {
+        name: _container(item).get("ports")
+        for name, item in made.items()
+        if "pretrain_preprocess" in _container(item)["command"]
+    }
+    assert served.pop("preflight") is None, "it has no documents"
+    assert all(ports == [{"name": "metrics", "containerPort": 9400}] for ports in served.values())
 
 
 def test_a_users_mistake_ends_the_job_and_a_drain_uses_up_nothing() -> None:

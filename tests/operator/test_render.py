@@ -31,7 +31,10 @@ def test_the_table_shows_what_runs() -> None:
     ]  # fmt: skip
     assert table["clean"][1:6] == ["4", "1", "1", "4Gi", "-"]
     assert table["train"][1:6] == ["2", "2", "1", "8Gi", "8"]
-    assert " ".join(table["clean"][6:]) == "python -m pretrain_preprocess clean --job /etc/pretrain/job.json --index I"
+    assert (
+        " ".join(table["clean"][6:]) == "python -m pretrain_preprocess clean --job /etc/pretrain/job.json --index I "
+        "--metrics-port 9400 --metrics-address 0.0.0.0"
+    )
 
 
 def test_a_job_for_one_machine_is_not_rendered_for_a_cluster() -> None:

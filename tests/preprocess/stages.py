@@ -55,7 +55,7 @@ def run(folder: Path, spec: Spec, *stages: str, order: Sequence[int] | None = No
         for name in stages:
             tasks = range(STAGES[name].tasks(job.spec))
             for index in order or tasks:
-                run_tasks(job, STAGES[name], index, None, Metrics())
+                run_tasks(job, STAGES[name], index, None, Metrics(job.metadata))
     return events(said.getvalue().splitlines())
 
 

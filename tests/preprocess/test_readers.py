@@ -100,9 +100,9 @@ def test_id_and_origin_follow_a_document() -> None:
     content = jsonl([{"text": "a", "key": 7}, {"text": "b"}, {"text": "c", "key": "x", "other": [1]}])
     found = read_file(content, "deep/part.jsonl", idField="key")
     assert [(record.id, record.metadata) for record in found] == [
-        ("7", {"source": "web", "file": "deep/part.jsonl"}),
-        ("web/deep/part.jsonl#1", {"source": "web", "file": "deep/part.jsonl"}),
-        ("x", {"source": "web", "file": "deep/part.jsonl"}),
+        ("7", {"source": "web", "file": "deep/part.jsonl", "record": 0}),
+        ("web/deep/part.jsonl#1", {"source": "web", "file": "deep/part.jsonl", "record": 1}),
+        ("x", {"source": "web", "file": "deep/part.jsonl", "record": 2}),
     ]
     assert [record.id for record in read_file(content, "part.jsonl")] == [f"web/part.jsonl#{number}" for number in range(3)]
     table = as_csv([["key", "text"], ["7", "a"], ["", "b"]])
@@ -296,7 +296,7 @@ def test_a_page_in_no_known_encoding_is_none() -> None:
 def test_html_files_are_marked_for_extraction() -> None:
     (record,) = read_file(PAGE.format("gbk").encode("gbk"), "a.html", format="html")
     assert record.text == PAGE.format("gbk")
-    assert record.metadata == {"source": "web", "file": "a.html", "markup": "html"}
+    assert record.metadata == {"source": "web", "file": "a.html", "record": 0, "markup": "html"}
 
 
 def warc(*records: tuple[str, str, str, bytes], compress: bool = True) -> bytes:
@@ -337,6 +337,7 @@ def test_a_crawl_gives_its_pages(compress: bool) -> None:
     assert first.metadata == {
         "source": "web",
         "file": path,
+        "record": 0,
         "url": "http://a/",
         "date": "2024-05-01T00:00:00Z",
         "markup": "html",

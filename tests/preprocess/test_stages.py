@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import json
@@ -14,15 +15,24 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
+from pretrain_preprocess import catalogue
 from pretrain_preprocess import task as task_module
+from pretrain_preprocess.config import PreprocessSpec
+from pretrain_preprocess.metrics import Metrics
 from pretrain_preprocess.stages import STAGES, corpus_stage
+from pretrain_stage.catalogue import STORAGE_ERRORS
+from pretrain_stage.config import read_job
 from pretrain_stage.errors import EXIT_TEMPORARY, EXIT_USER_ERROR, UserError
+from pretrain_stage.metric import Metric
 from pretrain_stage.storage import s3_store
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.preprocess import texts
 from tests.preprocess.stages import (
@@ -39,6 +49,9 @@ from tests.preprocess.stages import (
     write_jsonl,
 )
 from tests.seaweedfs import BUCKET, SeaweedFS, free_ports
+
+Series = tuple[str, frozenset[tuple[str, str]]]
+"""Name and labels."""
 
 CHAIN = ("clean", "minhash-signatures", "minhash-buckets", "minhash-cluster", "minhash-filter", "tokenizer", "tokenize")
 
@@ -384,30 +397,97 @@ def test_a_stride_shares_the_tasks(tmp_path: Path) -> None:
 
 
 def test_documents_are_counted_for_prometheus(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "raw" / "a.jsonl", ["too short", *texts.english(), *texts.chinese()[:600]])
+    """Exactly the metrics of the catalogues, labelled with the job, while tasks run one after another."""
+    write_jsonl(tmp_path / "raw" / "a.jsonl", ["too short", *texts.english(), *texts.chinese()[:400]])
+    write_jsonl(tmp_path / "raw" / "b.jsonl", texts.chinese()[400:800])
     job = spec(
-        tmp_path / "storage", {"uri": str(tmp_path / "raw")}, clean=["language", "quality"], language={"keep": ["zh"]}
+        tmp_path / "storage",
+        {"uri": str(tmp_path / "raw")},
+        clean=["language", "quality"],
+        language={"keep": ["zh"]},
+        tasks=2,
     )
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "pretrain_preprocess", "clean", "--job", str(write_job(tmp_path, job))]
+    command = [sys.executable, "-m", "pretrain_preprocess", "clean", "--job", str(write_job(tmp_path, job)), "--stride", "1"]
     with subprocess.Popen([*command, "--metrics-port", str(port)], stdout=subprocess.PIPE, text=True) as process:
-        seen: dict[str, float] = {}
+        seen: dict[Series, float] = {}
         while process.poll() is None:
-            try:
-                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
-            except OSError:
-                page = ""
-            lines = [
-                line.rpartition(" ") for line in page.splitlines() if line.startswith("pretrain_preprocess_documents_total")
-            ]
-            seen |= {name: float(number) for name, _, number in lines}
+            with contextlib.suppress(OSError):
+                seen |= scraped(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode())
             time.sleep(0.02)
     assert process.returncode == 0
-    english = 'pretrain_preprocess_documents_total{block="language",outcome="dropped",reason="language_en",stage="clean"}'
-    assert seen[english] >= len(texts.english())
+    of_job = {"namespace": "default", "name": "test"}
+    assert all(of_job.items() <= dict(labels).items() for _, labels in seen)
+    assert {name for name, _ in seen} == {metric.name for metric in (*catalogue.METRICS, STORAGE_ERRORS)}
+
+    def value(metric: Metric, **labels: str) -> float:
+        assert {*of_job, *labels} == {*metric.labels}
+        return seen[metric.name, frozenset({**of_job, **labels}.items())]
+
     counts = manifest(job, "clean").counts
-    assert 0 < seen['pretrain_preprocess_documents_total{block="",outcome="read",reason="",stage="clean"}'] <= counts.read
-    assert counts.dropped["language"]["language_en"] == seen[english]
+    document = {"stage": "clean", "outcome": "read", "block": "", "reason": ""}
+    dropped = value(catalogue.DOCUMENTS, **document | {"outcome": "dropped", "block": "language", "reason": "language_en"})
+    assert dropped == counts.dropped["language"]["language_en"] >= len(texts.english())
+    assert 0 < value(catalogue.DOCUMENTS, **document) <= counts.read
+    assert 0 < value(catalogue.BYTES, stage="clean", outcome="read") <= counts.read_bytes
+    assert 0 < value(catalogue.BYTES, stage="clean", outcome="kept") <= counts.kept_bytes
+    assert 0 < value(catalogue.BYTES, stage="clean", outcome="dropped") <= counts.dropped_bytes
+    assert value(catalogue.TASKS, stage="clean", result="done") >= 1
+    assert value(STORAGE_ERRORS, operation="write") == 0
+
+
+def scraped(page: str) -> dict[Series, float]:
+    """The series of a page in Prometheus' text format."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def test_tasks_are_counted_by_how_they_end(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "raw" / "a.jsonl", texts.english()[:3])
+    (tmp_path / "raw" / "b.jsonl.gz").write_bytes(b"no gzip")
+    path = write_job(tmp_path, spec(tmp_path / "storage", {"uri": str(tmp_path / "raw")}, tasks=2))
+    job = read_job(path, PreprocessSpec)
+    metrics, registry = Metrics(job.metadata), CollectorRegistry()
+    registry.register(metrics)
+    with pytest.raises(UserError, match="cut off or damaged"):
+        task_module.run_tasks(job, STAGES["clean"], 0, 1, metrics)
+    (tmp_path / "raw" / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a whole file now"}'))
+    task_module.run_tasks(job, STAGES["clean"], 0, 1, metrics)
+    task_module.run_tasks(job, STAGES["clean"], 0, 1, metrics)
+    labels = {"namespace": "default", "name": "test", "stage": "clean"}
+    ended = {
+        result: registry.get_sample_value(catalogue.TASKS.name, {**labels, "result": result})
+        for result in ("failed", "done", "unchanged")
+    }
+    assert ended["failed"] == 1
+    assert ended["unchanged"] == 2
+    assert ended["done"] in (2, 3)  # whichever task had the damaged file
+
+
+def test_bytes_are_of_the_texts_as_they_go_in_and_out(tmp_path: Path) -> None:
+    kept, again, dropped = "中文 and English\u00a0text", "中文 and english text", " " * 3
+    write_jsonl(tmp_path / "raw" / "a.jsonl", [kept, again, dropped, 'a "quoted"\\ line'])
+    job = spec(
+        tmp_path / "storage", {"uri": str(tmp_path / "raw")}, clean=["normalize"], deduplicate={"method": "exact"},
+        heldOutFraction=0.0,
+    )  # fmt: skip
+    run(tmp_path, job, "clean", "exact-signatures", "exact-find", "exact-filter", "tokenizer", "tokenize")
+    clean, hashed, unique = (manifest(job, name).counts for name in ("clean", "exact-signatures", "exact-filter"))
+    written = [text for _, text in documents(job, "clean")]
+    last = [text for _, text in documents(job, "exact-filter")]
+    assert (clean.read, clean.kept, unique.kept) == (4, 3, 2)
+    assert clean.read_bytes == sum(len(text.encode()) for text in (kept, again, 'a "quoted"\\ line'))  # not what is empty
+    assert clean.kept_bytes == hashed.read_bytes == hashed.kept_bytes == unique.read_bytes == utf8(written)
+    assert clean.kept_bytes == clean.read_bytes - 1  # the no-break space has become a blank
+    assert (unique.kept_bytes, unique.dropped_bytes) == (utf8(last), utf8(written) - utf8(last))
+    assert manifest(job, "tokenize").counts.kept_bytes == manifest(job, "tokenize").facts["train_bytes"] == utf8(last)
+
+
+def utf8(texts: list[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
 
 
 def test_progress_is_told_at_most_once_a_second(tmp_path: Path) -> None:
@@ -415,7 +495,8 @@ def test_progress_is_told_at_most_once_a_second(tmp_path: Path) -> None:
     job = spec(tmp_path / "storage", {"uri": str(tmp_path / "raw")}, clean=["quality"])
     said = [event for event in run(tmp_path, job, "clean") if event["event"] == "progress"]
     assert said
-    assert all(later["time"] - earlier["time"] > 0.9 for earlier, later in itertools.pairwise(said))
+    times = [datetime.fromisoformat(event["time"]).timestamp() for event in said]
+    assert all(later - earlier > 0.9 for earlier, later in itertools.pairwise(times))
     size = (tmp_path / "raw" / "a.jsonl").stat().st_size
     assert all(0 < event["done"] <= event["total"] == size and event["unit"] == "bytes" for event in said)
 

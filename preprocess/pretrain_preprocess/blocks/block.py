@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
+
+from pretrain_preprocess.tally import Dropped
 
 
 class Block(PipelineStep):  # type: ignore[misc]  # datatrove has no types
@@ -22,7 +23,7 @@ class Block(PipelineStep):  # type: ignore[misc]  # datatrove has no types
 
     def __init__(self) -> None:
         super().__init__()
-        self.dropped: Counter[str] = Counter()
+        self.dropped = Dropped()
 
     @abstractmethod
     def apply(self, document: Document) -> str | None:
@@ -35,4 +36,4 @@ class Block(PipelineStep):  # type: ignore[misc]  # datatrove has no types
             if reason is None:
                 yield document
             else:
-                self.dropped[reason] += 1
+                self.dropped.add(reason, document.text)
