@@ -20,6 +20,8 @@ class UserError(ValueError):
     """The job, its data or its surroundings are wrong. The message names the field, the value and the remedy."""
 
     exit_code = EXIT_USER_ERROR
+    traceback = ""
+    """Where it happened, if that is in another process and a fault of ours."""
 
 
 class StorageError(UserError):

@@ -47,11 +47,13 @@ class StateClock:
     """A program's own account: each second since it was made is in one state. Safe to read from another thread.
 
     A state that has a limit is left for `stalled` when it lasts longer than that, and the seconds over the limit stay there.
+    Time that was counted is never moved to another state, so what is served of this as counters only rises.
     """
 
-    def __init__(self, state: State, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, state: State, clock: Callable[[], float] = time.monotonic, age: float = 0.0) -> None:
+        """age: seconds for which the program has been in `state` already."""
         self._clock, self._lock = clock, threading.Lock()
-        self._state, self._since, self._limit = state, clock(), float("inf")
+        self._state, self._since, self._limit = state, clock() - age, float("inf")
         self._closed = dict.fromkeys(STATES, 0.0)
 
     def enter(self, state: State, limit: float = float("inf")) -> None:
@@ -60,14 +62,6 @@ class StateClock:
             now = self._clock()
             self._closed = self._with_open(now)
             self._state, self._since, self._limit = state, now, limit
-
-    def move(self, seconds: float, state: State) -> None:
-        """Of the time in the present state, so many seconds were in `state`: at most all of it."""
-        with self._lock:
-            now = self._clock()
-            moved = min(max(seconds, 0.0), now - self._since)
-            self._closed[state] += moved
-            self._since += moved
 
     def seconds(self) -> dict[State, float]:
         """Seconds in each state until now; their sum is the age of this clock."""

@@ -1,4 +1,4 @@
-"""The frame around each stage program: exit codes, the termination message, and death of the parent.
+"""The frame around each stage program: exit codes, the termination message, libraries' lines, and death of the parent.
 
 Kubernetes shows a pod's last message from /dev/termination-log; the local engine shows the last `error` event. Both
 come from here, so a fault reads the same in `kubectl describe` and on a terminal.
@@ -19,13 +19,18 @@ from typing import Any
 
 from pretrain_stage.errors import EXIT_STOPPED, EXIT_TEMPORARY, UserError
 from pretrain_stage.events import Events
+from pretrain_stage.libraries import heard
 
 TERMINATION_LOG = Path("/dev/termination-log")
 TERMINATION_BYTES = 4096
+TRACEBACK_BELOW = "\n\ntraceback:\n"
+"""Stands in a termination message between what is to be said and where it happened."""
 STOPPED = "stopped; start again to continue"
 PARENT_POLL_SECONDS = 0.2
 PARENT_VARIABLE = "PRETRAIN_PARENT_PID"
 """Environment variable in which a parent says who it is, so that its death before `leave_with_parent` is noticed too."""
+ATTEMPT_VARIABLE = "PRETRAIN_ATTEMPT"
+"""Environment variable that says which start of its group a program belongs to, where groups are restarted."""
 
 
 class Stopped(BaseException):
@@ -38,14 +43,21 @@ class Stopped(BaseException):
 def run_stage(events: Events, main: Callable[[], None]) -> int:
     """Runs `main` and returns the exit code; why it ended early is said once, as an event and as termination message.
 
-    A full traceback is shown for faults of ours only: to a user it says nothing that the sentence does not.
+    A traceback is told for faults of ours only: to a user it says nothing that the sentence does not.
     """
     leave_with_parent()
     stop_on_sigterm()
+    if os.environ.get(ATTEMPT_VARIABLE, "").isdigit():
+        events.context["attempt"] = int(os.environ[ATTEMPT_VARIABLE])
+    with heard(events):
+        return _run(events, main)
+
+
+def _run(events: Events, main: Callable[[], None]) -> int:
     try:
         main()
     except UserError as error:
-        return _end(events, str(error), error.exit_code)
+        return _end(events, str(error), error.exit_code, left=error.traceback)
     except OSError as error:
         return _end(
             events, f"{type(error).__name__}: {error}; what is finished is kept: mend it and start again", EXIT_TEMPORARY
@@ -55,8 +67,8 @@ def run_stage(events: Events, main: Callable[[], None]) -> int:
         _leave(STOPPED)
         return EXIT_STOPPED
     except Exception as error:
-        traceback.print_exc()
-        return _end(events, f"{type(error).__name__}: {error}", 1)
+        trace = traceback.format_exc()
+        return _end(events, f"{type(error).__name__}: {error}", 1, left=trace, traceback=trace)
     return 0
 
 
@@ -93,13 +105,19 @@ def leave_result(facts: Mapping[str, Any]) -> None:
     _leave(json.dumps(facts))
 
 
-def _end(events: Events, message: str, code: int) -> int:
-    events.error(message, exit_code=code)
+def _end(events: Events, message: str, code: int, left: str = "", **fields: Any) -> int:
+    """left: a traceback for the termination message, where a person looks first."""
+    events.error(message, exit_code=code, **fields)
     sys.stdout.flush()
-    _leave(message)
+    _leave(message, left)
     return code
 
 
-def _leave(message: str) -> None:
-    if TERMINATION_LOG.exists():
-        TERMINATION_LOG.write_text(message.encode()[:TERMINATION_BYTES].decode(errors="ignore"))
+def _leave(message: str, trace: str = "") -> None:
+    """The message, and below it the end of the traceback, as much as there is room for."""
+    if not TERMINATION_LOG.exists():
+        return
+    said = message.encode()[:TERMINATION_BYTES]
+    room = TERMINATION_BYTES - len(said) - len(TRACEBACK_BELOW)
+    shown = trace.strip().encode()[-room:] if trace and room > 0 else b""
+    TERMINATION_LOG.write_text((said + (TRACEBACK_BELOW.encode() + shown if shown else b"")).decode(errors="ignore"))

@@ -101,7 +101,8 @@ def went_on(kubectl: Kubectl, attempt: int, newest: int, times: dict[str, float]
     assert began["first_step"] == newest + 1
     started = [pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] for pod in training_pods(kubectl)]
     times["new pods running"] = max(datetime.fromisoformat(moment).timestamp() for moment in started)
-    times["first new step"] = said(kubectl, "paced", attempt, "step", newest + 1)["time"]
+    first = said(kubectl, "paced", attempt, "step", newest + 1)
+    times["first new step"] = datetime.fromisoformat(first["time"]).timestamp()
     begun = min(times.values())
     print(", ".join(f"{what} {moment - begun:.1f} s" for what, moment in sorted(times.items(), key=lambda item: item[1])))
 

@@ -73,6 +73,13 @@ def test_the_latest_of_each_is_chosen_or_all_before() -> None:
         ('{"event": "error", "message": "spec.a:\\n  wrong\\u001b[2J"}', "[train/0] error: spec.a: wrong"),
         ('{"event": "info"}', '[train/0] {"event": "info"}'),
         ('{"level": "info"}', '[train/0] {"level": "info"}'),
+        ('{"event": "log", "level": "info", "logger": "a.b", "message": "x"}', "[train/0] a.b: x"),
+        ('{"event": "log", "level": "critical", "logger": "a.b", "message": "x\\ny"}', "[train/0] error: a.b: x y"),
+        ('{"event": "log", "level": "warning", "logger": "stderr", "message": "x"}', "[train/0] warning: x"),
+        (
+            '{"event": "error", "message": "KeyError", "traceback": "Traceback:\\n  File\\u001b[2J\\n"}',
+            "[train/0] error: KeyError\n[train/0] Traceback:\n[train/0]   File",
+        ),
         ("  library  says\tso", "[train/0]   library  says\tso"),
         ("\x1b]0;owned\x07中文 \x1b[31mred", "[train/0] 中文 red"),
         ("", "[train/0] "),

@@ -11,8 +11,9 @@ if __name__ == "__main__":
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pretrain_stage.config import Job, read_job
 from pretrain_stage.events import Events
@@ -33,8 +34,7 @@ PROGRAMS = {
 def main(arguments: Sequence[str]) -> int:
     """Runs one program; returns its exit code (65: the job or its data is wrong; 75: storage failed; 143: stopped)."""
     options = parse(arguments)
-    rank = int(os.environ.get("RANK", 0))
-    events = Events({"stage": "train" if options.program == "launch" else options.program, "index": rank})
+    events = Events(speaker(options.program, os.environ))
 
     def run() -> None:
         job = read_job(options.job, TrainerSpec)
@@ -48,6 +48,13 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def speaker(name: str, env: Mapping[str, str]) -> dict[str, Any]:
+    """Who speaks, on every line of the log: the stage, and of training the rank, or the node whose ranks a launcher starts."""
+    stage, number, variable = ("train", "node", "PET_NODE_RANK") if name == "launch" else (name, "rank", "RANK")
+    value = env.get(variable, "0")
+    return {"stage": stage, number: int(value) if value.isdigit() else value}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

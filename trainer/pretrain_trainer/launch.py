@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING
 from pretrain_stage.config import Job
 from pretrain_stage.errors import EXIT_STOPPED, EXIT_TEMPORARY, PEER_LEFT, UserError
 from pretrain_stage.events import Events
+from pretrain_stage.libraries import adopt
 from pretrain_stage.manifest import finished
 from pretrain_stage.process import Stopped, leave_result
 from pretrain_stage.scratch import scratch
 from pretrain_stage.storage import open_storage
 
+from pretrain_trainer.account import left_account
 from pretrain_trainer.config.sections import TrainerSpec, Training
 from pretrain_trainer.environment import prepare_environment
 from pretrain_trainer.plan import make_plan
@@ -49,9 +51,9 @@ SHUTDOWN_SECONDS = "300"
 class RankFailed(UserError):
     """A rank of this node failed. Exits with the rank's code."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int, traceback: str = "") -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.traceback = exit_code, traceback
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,13 @@ def launch(job: Job[TrainerSpec], job_file: Path, events: Events, record_samples
         return
     wait_for_name(node, NAME_SECONDS)
     prepare_environment(job.spec.training, node.processes)
-    with scratch(storage, scratch_name(node.rank)):
+    with scratch(storage, scratch_name(node.rank)) as folder:
         _run_ranks(node, job.spec.training, job_file, record_samples)
+        account = left_account(folder)
     shutil.rmtree(token_cache(storage, node.rank), ignore_errors=True)
     done = finished(storage, "train", plan.stage_identity)
     if done is not None:
-        leave_result(done.facts)
+        leave_result(done.facts | ({"seconds": account} if account else {}))
 
 
 def node_of(env: Mapping[str, str], training: Training) -> Node:
@@ -143,6 +146,7 @@ def _run_ranks(node: Node, training: Training, job_file: Path, record_samples: P
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    adopt()
     if training.gpus_per_node and torch.cuda.device_count() < node.processes:
         raise UserError(
             f"spec.training.gpusPerNode: {training.gpus_per_node}, but this machine has {torch.cuda.device_count()} CUDA devices; "
@@ -234,7 +238,7 @@ def explain(failures: Mapping[int, ProcessFailure]) -> BaseException:
         return Stopped()
     own = {rank: failure for rank, failure in failures.items() if failure.exitcode < 0 or not _is_echo(failure)}
     rank, first = min((own or failures).items(), key=lambda item: (item[1].timestamp, item[0]))
-    return RankFailed(f"rank {rank}: {_sentence(first)}", _exit_code(first.exitcode))
+    return RankFailed(f"rank {rank}: {_sentence(first)}", _exit_code(first.exitcode), _traceback(first))
 
 
 def _is_echo(failure: ProcessFailure) -> bool:
@@ -249,6 +253,12 @@ def _sentence(failure: ProcessFailure) -> str:
         )
     message = failure.message
     return str(message["message"]) if isinstance(message, dict) else str(message)
+
+
+def _traceback(failure: ProcessFailure) -> str:
+    """What the rank left of a fault of ours (rank.py)."""
+    message = failure.message
+    return str(message.get("extraInfo", {}).get("py_callstack") or "") if isinstance(message, dict) else ""
 
 
 def _exit_code(code: int) -> int:

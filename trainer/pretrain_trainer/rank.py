@@ -10,12 +10,15 @@ import json
 import os
 import re
 import time
+import traceback
 from pathlib import Path
 
 from pretrain_stage.config import Job
 from pretrain_stage.errors import EXIT_TEMPORARY, PEER_LEFT, UserError
 from pretrain_stage.events import Events
+from pretrain_stage.libraries import adopt
 
+from pretrain_trainer.account import Account
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.environment import prepare_environment
 
@@ -36,20 +39,36 @@ class PeerLost(UserError):
 
 
 def run_rank(job: Job[TrainerSpec], events: Events, record_samples: Path | None) -> None:
-    """Trains; whatever ends it is also left where torchrun looks for it."""
+    """Trains; whatever ends it is also left where torchrun looks for it. Rank 0 says at its end where its time went."""
+    account = Account()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     prepare_environment(job.spec.training, processes)
     try:
         from pretrain_trainer.train import train
 
-        train(job, events, record_samples)
+        adopt()
+        train(job, events, account, record_samples)
     except Exception as error:
         if _is_echo(error):
             echo = PeerLost(f"{PEER_LEFT}: {_first_line(error)}")
             _leave_for_torchrun(str(echo))
             raise echo from None
-        _leave_for_torchrun(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        if isinstance(error, UserError):
+            _leave_for_torchrun(str(error))
+        else:
+            _leave_for_torchrun(f"{type(error).__name__}: {error}", traceback.format_exc())
         raise
+    finally:
+        if os.environ.get("RANK", "0") == "0":
+            _say(account, events)
+
+
+def _say(account: Account, events: Events) -> None:
+    """The account as an event, its largest parts in words."""
+    seconds = account.rounded()
+    most = sorted(((taken, state) for state, taken in seconds.items() if taken >= 1), reverse=True)[:3]
+    parts = ", ".join(f"{taken:.0f} s {state}" for taken, state in most)
+    events.say("account", f"{sum(seconds.values()):.0f} s in all{': ' if parts else ''}{parts}", seconds=seconds)
 
 
 def _is_echo(error: Exception) -> bool:
@@ -57,11 +76,11 @@ def _is_echo(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and _PEER_ERRORS.search(str(error)) is not None
 
 
-def _leave_for_torchrun(message: str) -> None:
+def _leave_for_torchrun(message: str, trace: str = "") -> None:
     """Writes the error file of torch's elastic agent: the first to write one of a rank is the one it reads."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
-        data = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
+        data = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": trace}}}
         try:
             Path(path).write_text(json.dumps(data))
         except OSError:

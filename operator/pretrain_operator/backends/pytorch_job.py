@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pretrain_stage.process import ATTEMPT_VARIABLE
 from torchx import specs
 
 from pretrain_operator.api import PretrainJob
@@ -27,7 +28,6 @@ GRACE_SECONDS = 300
 SHUTDOWN_MARGIN_SECONDS = 5
 """What torchrun leaves of that to the launcher; its own default would kill ranks after 30 s."""
 ADDED_BY_THE_TRAINING_OPERATOR = ("PET_NNODES", "PET_NPROC_PER_NODE")
-ATTEMPT_VARIABLE = "PRETRAIN_ATTEMPT"
 
 
 def master_address(job: PretrainJob) -> str:

@@ -1,7 +1,7 @@
 """Lines of logs for people: who said it, what was said, in which colour. Pure.
 
 Stage programs print one JSON object a line (pretrain_stage.events); its message is what a person wants to read. What libraries
-print is shown as it is. Both are made harmless (plain.py).
+say comes as events too, or, past Python, as it is. All of it is made harmless (plain.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pretrain_stage.events import read_event
+from pretrain_stage.events import library_line, read_event
 
 from pretrain_operator.kubectl.plain import escaped, plain, plain_line
 from pretrain_operator.kubectl.pods import SeenPod
@@ -24,6 +24,8 @@ MARKED = {"error": "1;31", "warning": "33", "result": "32"}
 """Kinds of events that stand out, and their colour."""
 SPOKEN = ("error", "warning")
 """Kinds of events that are named before their message."""
+LOGGED = {"warning": "warning", "error": "error", "critical": "error"}
+"""As which kind of event a library's line of some level is shown."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,28 @@ def written(pod: SeenPod, stamp: str, line: str, style: Style) -> str:
     time = f"{stamp} " if style.timestamps else ""
     if style.raw:
         return f"{time}{escaped(line, keep=chr(9)) if style.terminal else line}"
-    kind, said = spoken(line)
+    kind, said, below = spoken(line)
     said = plain(said) if kind else plain_line(said)
     prefix = f"[{pod.label}]"
     if style.colour:
         prefix = f"\x1b[{PREFIX_COLOURS[pod.index % len(PREFIX_COLOURS)]}m{prefix}\x1b[0m"
         said = f"\x1b[{MARKED[kind]}m{said}\x1b[0m" if kind in MARKED else said
-    return f"{prefix} {time}{said}"
+    return "\n".join(f"{prefix} {time}{text}" for text in (said, *map(plain_line, below)))
 
 
-def spoken(line: str) -> tuple[str, str]:
-    """The kind of event in a line, and what to show of it; no kind for what a library printed."""
+def spoken(line: str) -> tuple[str, str, list[str]]:
+    """The kind of event in a line, what to show of it, and the lines of its traceback; no kind for what is no event.
+
+    What a library logs as a warning or an error is shown as one.
+    """
     event = read_event(line)
     if event is None:
-        return "", line
+        return "", line, []
     kind, message = str(event["event"]), str(event.get("message", ""))
-    return kind, f"{kind}: {message}" if kind in SPOKEN else message or line
+    if kind == "log":
+        kind = LOGGED.get(str(event.get("level")), kind)
+        message = library_line(event)
+    return kind, f"{kind}: {message}" if kind in SPOKEN else message or line, str(event.get("traceback", "")).splitlines()
 
 
 def split(pieces: Iterable[bytes]) -> Iterator[tuple[str, str]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pretrain_stage.errors import EXIT_STOPPED, EXIT_TEMPORARY, EXIT_USER_ERROR, UserError
-from pretrain_stage.events import read_event
+from pretrain_stage.events import library_line, read_event
 from pretrain_stage.manifest import read_manifest
 from pretrain_stage.storage import Storage
 from torchx.runner import Runner
@@ -64,6 +65,8 @@ class Running:
     handle: str
     tails: list[Tail]
     errors: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    logged: dict[int, deque[str]] = field(default_factory=dict)
+    """The last lines of each process's libraries."""
     deadline: float | None = None
     """When its processes are killed, if they were asked to stop."""
     culprits: list[int] = field(default_factory=list)
@@ -154,6 +157,8 @@ class Run:
             return
         if event["event"] == "error":
             running.errors.setdefault(replica, []).append(event)
+        if event["event"] == "log":
+            running.logged.setdefault(replica, deque(maxlen=LAST_LINES)).append(library_line(event))
         self.state = apply(self.state, {**event, "stage": running.stage.name}, time.monotonic())
 
     def _stop_if_asked(self, running: Running, stop: StopRequests) -> None:
@@ -202,7 +207,8 @@ def _failure(running: Running, state: RunState) -> Outcome:
     said = next((error for error in reversed(errors) if error.get("exit_code") == code), errors[-1] if errors else None)
     if said is not None:
         return Outcome(state, code, str(said.get("message", "")), log)
-    return Outcome(state, code, _unexplained(running.stage.name, code, log.with_name("stderr.log")), log)
+    last = [*running.logged.get(replica, ()), *last_lines(log.with_name("stderr.log"), LAST_LINES)][-LAST_LINES:]
+    return Outcome(state, code, _unexplained(running.stage.name, code, last), log)
 
 
 def _severity(code: int) -> int:
@@ -211,8 +217,8 @@ def _severity(code: int) -> int:
     return order.get(code, 1 if code < 128 else 2)
 
 
-def _unexplained(stage: str, code: int, stderr: Path) -> str:
-    """What can be said of a program that ended without a reason."""
+def _unexplained(stage: str, code: int, lines: Sequence[str]) -> str:
+    """What can be said of a program that ended without a reason. lines: the last that its libraries said and it printed."""
     how = f"ended with exit code {code}"
     if code > 128:
         with contextlib.suppress(ValueError):
@@ -220,7 +226,6 @@ def _unexplained(stage: str, code: int, stderr: Path) -> str:
     hint = ""
     if code == 128 + signal.SIGKILL:
         hint = "; most often the machine was out of memory: run fewer processes (corpus.parallelism) or a smaller microBatchSize"
-    lines = last_lines(stderr, LAST_LINES)
     return "\n".join([f"stage {stage} {how} and gave no reason{hint}", *(f"    {line}" for line in lines)])
 
 
