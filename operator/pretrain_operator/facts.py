@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from pretrain_stage.process import TRACEBACK_BELOW
+
 from pretrain_operator.conditions import is_true, moment
 from pretrain_operator.digest import DIGEST, GENERATION
 from pretrain_operator.names import ATTEMPT_LABEL, STAGE_LABEL
@@ -151,7 +153,7 @@ def of_stage(pods: Iterable[Pod], stage: str) -> list[Pod]:
 def _last_words(status: Mapping[str, Any], ended: Mapping[str, Any]) -> str:
     if ended.get("reason") == "OOMKilled":
         return "out of memory (OOMKilled); raise the memory in resources, or give each process less to do"
-    said = str(ended.get("message") or "").strip()
+    said = str(ended.get("message") or "").partition(TRACEBACK_BELOW)[0].strip()
     if said:
         return said
     return str(status.get("message") or ended.get("reason") or "")
