@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 # Extra words for pytest, for example: make test PYTEST="-k checkpoint"
 PYTEST ?=
 
-.PHONY: help setup demo test check generate manifests format lock bench images e2e clean
+.PHONY: help setup demo test check generate manifests prometheus format lock bench images e2e clean
 .DEFAULT_GOAL := help
 
 help:      ## This list
@@ -38,8 +38,9 @@ check: setup  ## Style, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-generate: setup  ## Writes again what is made from the code: the CRD, the table of values in the chart's README
+generate: setup  ## Writes again what is made from the code: the CRD, dashboards, alerts, docs/metrics.md, the chart's table of values
 	$(BIN)/python -m pretrain_operator.crd
+	$(BIN)/python -m pretrain_operator.monitoring
 	$(BIN)/python -m tests.chart.values
 
 # For manifests of your own: make manifests VALUES=my-values.yaml MANIFESTS=my-manifests.yaml
@@ -47,6 +48,16 @@ VALUES    ?=
 MANIFESTS ?= deploy/pretrain-operator.yaml
 manifests: setup  ## Writes deploy/pretrain-operator.yaml from the chart; needs helm in PATH, or HELM=...
 	$(BIN)/python -m tests.chart.manifests $(MANIFESTS) $(if $(VALUES),--values $(VALUES))
+
+# tests/monitoring take prometheus and promtool from PATH, or from here.
+TOOLS := build/tools
+prometheus: $(TOOLS)/usr/bin/prometheus  ## Unpacks Debian's Prometheus into build/tools, for tests/monitoring; installs nothing
+
+$(TOOLS)/usr/bin/prometheus:
+	rm -rf $(TOOLS)
+	mkdir -p $(TOOLS)/packages
+	cd $(TOOLS)/packages && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; }
+	dpkg-deb --extract $(TOOLS)/packages/prometheus_*.deb $(TOOLS)
 
 format: setup  ## Formats the code
 	$(BIN)/ruff check --fix .

@@ -24,6 +24,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{- /* Labels of a monitor or of rules: a dict of labels (of the values, which win nothing over ours) and root. */ -}}
+{{- define "pretrain-operator.monitorLabels" -}}
+{{- merge (include "pretrain-operator.labels" .root | fromYaml) .labels | toYaml -}}
+{{- end -}}
+
 {{- define "pretrain-operator.serviceAccountName" -}}
 {{- .Values.serviceAccount.name | default (include "pretrain-operator.fullname" .) -}}
 {{- end -}}
