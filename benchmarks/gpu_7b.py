@@ -36,7 +36,7 @@ from pretrain_trainer.config.presets import PRESETS
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.config.vocabulary import embedding_rows
 from pretrain_trainer.environment import prepare_environment
-from pretrain_trainer.metrics import CheckpointMeasures, StepMeasures, ValidationMeasures
+from pretrain_trainer.listeners.listener import Listener, StepMeasures
 from pretrain_trainer.plan import read_inputs
 
 VOCABULARY = 32_000
@@ -218,7 +218,7 @@ def available_bytes(options: argparse.Namespace, needed: Memory) -> int:
     return available
 
 
-class Told:
+class Told(Listener):
     """A listener that keeps what it is told of steps."""
 
     def __init__(self) -> None:
@@ -227,38 +227,28 @@ class Told:
     def step(self, measures: StepMeasures) -> None:
         self.steps.append(measures)
 
-    def validation(self, measures: ValidationMeasures) -> None:
-        pass
-
-    def checkpoint(self, measures: CheckpointMeasures) -> None:
-        pass
-
-    def publish(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
 
 def measure(options: argparse.Namespace, job: Job[TrainerSpec], storage: Storage, folder: Path, needed: Memory) -> Measured:
     """Trains. Raises UserError if the device's memory runs out, Stopped if asked to stop."""
     import torch
+    from pretrain_trainer.account import Account
     from pretrain_trainer.batches import Batches
     from pretrain_trainer.engine import build_engine
+    from pretrain_trainer.listeners.choice import listeners_of
     from pretrain_trainer.meter import Meter, StopRequest
     from pretrain_trainer.plan import make_plan
     from pretrain_trainer.ranks import connect, place
     from pretrain_trainer.tokens import TRAIN
-    from pretrain_trainer.train import listeners_of, open_tokens, take_step
+    from pretrain_trainer.train import open_tokens, take_step
 
     stand_alone()
     gpu = options.device == "cuda"
     group = connect(place(), gpus=gpu)
     plan = make_plan(job, storage, 1)
-    told = Told()
-    listeners = listeners_of(open_folder(folder / "own"), plan, group, folder, 0, Events({}, sys.stderr))
+    told, account = Told(), Account()
+    listeners = listeners_of(open_folder(folder / "own"), plan, group, folder, None, account, Events({}, sys.stderr))
     batches = Batches(plan, open_tokens(storage, plan, group, folder, TRAIN), group)
-    meter = Meter(plan.batch.tokens, [*listeners, told])
+    meter = Meter(plan.batch.tokens, [*listeners, told], account)
 
     def train() -> float:
         engine, request = build_engine(plan, group, universal=False), StopRequest()
@@ -287,6 +277,7 @@ def measure(options: argparse.Namespace, job: Job[TrainerSpec], storage: Storage
         ) from None
     finally:
         batches.close()
+        meter.publish()
         meter.close()
         torch.distributed.destroy_process_group()
     measured = told.steps[options.warm_up :]

@@ -104,14 +104,16 @@ def steps_of(
     """What takes a step by its number (from 1), ours and the bare loop's; and what ends both."""
     import deepspeed
     import torch
+    from pretrain_trainer.account import Account
     from pretrain_trainer.batches import Batches
     from pretrain_trainer.engine import build_engine, deepspeed_config
+    from pretrain_trainer.listeners.choice import listeners_of
     from pretrain_trainer.meter import Meter, StopRequest
     from pretrain_trainer.model import build_model
     from pretrain_trainer.plan import make_plan
     from pretrain_trainer.ranks import connect, place
     from pretrain_trainer.tokens import TRAIN
-    from pretrain_trainer.train import listeners_of, open_tokens, take_step
+    from pretrain_trainer.train import open_tokens, take_step
 
     group = connect(place(), gpus=False)
     plan = make_plan(job, storage, 1)
@@ -120,8 +122,9 @@ def steps_of(
     def ours() -> tuple[Callable[[int], None], Callable[[], None]]:
         engine = build_engine(plan, group, universal=False)
         batches = Batches(plan, text, group)
-        listeners = listeners_of(storage, plan, group, folder, 0, Events({}, (folder / "events").open("w")))
-        meter, request = Meter(plan.batch.tokens, listeners), StopRequest()
+        account, events = Account(), Events({}, (folder / "events").open("w"))
+        listeners = listeners_of(storage, plan, group, folder, None, account, events)
+        meter, request = Meter(plan.batch.tokens, listeners, account), StopRequest()
 
         def end() -> None:
             batches.close()

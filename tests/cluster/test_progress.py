@@ -16,7 +16,9 @@ from pretrain_operator.cluster.progress import MOST_BYTES, ProgressReader, fetch
 from pretrain_operator.observed import Progress
 from pretrain_stage.config import Metadata
 from pretrain_stage.events import Events
-from pretrain_trainer.metrics import CheckpointMeasures, Prometheus, StepMeasures, ValidationMeasures
+from pretrain_trainer.account import Account
+from pretrain_trainer.listeners.listener import CheckpointMeasures, StepMeasures, ValidationMeasures
+from pretrain_trainer.listeners.prometheus import Beginning, Prometheus
 from prometheus_client import generate_latest
 
 from tests.cluster.server import Answer, Scripted, hangs_up, serving
@@ -29,7 +31,8 @@ KEY = ("team", "small")
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The trainer's metrics, going on from step 10 of 40."""
     monkeypatch.setenv("PRETRAIN_METRICS_PORT", "0")
-    metrics = Prometheus(Metadata(name="small", namespace="team"), 40, Events({}, io.StringIO()), 10, 10 * 256)
+    beginning = Beginning(steps=40, checkpoint_steps=10, done=10, done_tokens=10 * 256)
+    metrics = Prometheus(Metadata(name="small", namespace="team"), beginning, Account(), Events({}, io.StringIO()))
     yield metrics
     metrics.close()
 

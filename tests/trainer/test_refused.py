@@ -17,8 +17,9 @@ from pretrain_stage.config import Metadata, read_job
 from pretrain_stage.errors import UserError
 from pretrain_stage.events import Events
 from pretrain_trainer import checkpoint, snapshot
+from pretrain_trainer.account import Account
 from pretrain_trainer.config.sections import TrainerSpec
-from pretrain_trainer.metrics import Prometheus
+from pretrain_trainer.listeners.prometheus import Beginning, Prometheus
 from pretrain_trainer.plan import make_plan
 from pretrain_trainer.ranks import Group, Place
 
@@ -140,7 +141,7 @@ def test_a_busy_metrics_port_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatc
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         monkeypatch.setenv("PRETRAIN_METRICS_PORT", str(port))
-        Prometheus(Metadata(name="little"), 1, Events({}, stream)).close()
+        Prometheus(Metadata(name="little"), Beginning(1, 1), Account(), Events({}, stream)).close()
     warning, said = (json.loads(line) for line in stream.getvalue().splitlines())
     assert f"metrics: port {port} cannot be used" in warning["message"]
     assert said["metrics_port"] != port

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pretrain_stage.ledger import State
 from pretrain_stage.metric import JOB_LABELS, Metric
+
+STATES: tuple[State, ...] = ("initializing", "productive", "data_wait", "checkpoint", "repeated", "stalled")
+"""Of the goodput ledger, those that a rank of training can be in."""
+VERIFIED_RESULTS = ("ok", "corrupt")
 
 STEP = Metric("pretrain_training_step", "gauge", "Optimizer steps done since training began.")
 STEPS = Metric("pretrain_training_steps", "gauge", "Optimizer steps that the job asks for.")

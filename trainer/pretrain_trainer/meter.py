@@ -7,10 +7,11 @@ same step.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,9 @@ import torch.distributed as dist
 from pretrain_stage.errors import UserError
 from torch import Tensor
 
+from pretrain_trainer.account import Account, FurthestStep
 from pretrain_trainer.checkpoint import folder
-from pretrain_trainer.metrics import CheckpointMeasures, Listener, StepMeasures, ValidationMeasures
+from pretrain_trainer.listeners.listener import CheckpointMeasures, Listener, StepMeasures, ValidationMeasures
 from pretrain_trainer.snapshot import Resume, Saved
 from pretrain_trainer.validate import perplexity
 
@@ -74,19 +76,39 @@ class Taken:
     grad_norm: float | Tensor
     """Before clipping, the same on all processes."""
     data_wait_seconds: float
+    skipped: int = 0
+    """Updates that the engine left out in it."""
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step whose sums are on their way."""
+
+    taken: Taken
+    sums: Sums
+    seconds: float
+    ended: float
+    """Unix time."""
 
 
 class Meter:
     """Measures steps, from the beginning or from `resume` on. All processes call it alike; those with listeners tell."""
 
-    def __init__(self, step_tokens: int, listeners: Sequence[Listener], resume: Resume | None = None) -> None:
-        self.step_tokens, self.listeners = step_tokens, listeners
+    def __init__(
+        self,
+        step_tokens: int,
+        listeners: Sequence[Listener],
+        account: Account,
+        resume: Resume | None = None,
+        furthest: FurthestStep | None = None,
+    ) -> None:
+        self.step_tokens, self.listeners, self.account, self.furthest = step_tokens, listeners, account, furthest
         self.measures = dict(resume.manifest.measures) if resume else {}
         """The last loss and validation loss, by name."""
         self.saved_step = resume.manifest.step if resume else None
         self.stop = False
         """Whether any process wants to stop."""
-        self._pending: tuple[Taken, Sums, float] | None = None
+        self._pending: _Pending | None = None
         self._clock = time.monotonic()
 
     def step(self, taken: Taken, request: StopRequest) -> None:
@@ -94,33 +116,43 @@ class Meter:
         now = time.monotonic()
         sums = Sums(taken.loss_sum, request.made, taken.grad_norm)
         self.settle()
-        self._pending = taken, sums, now - self._clock
+        self._pending = _Pending(taken, sums, now - self._clock, time.time())
         self._clock = now
 
     def settle(self) -> None:
         """Tells of the step that was taken last. Raises UserError if its loss or gradient is not a number."""
         if self._pending is None:
             return
-        taken, sums, seconds = self._pending
+        taken, seconds, ended = self._pending.taken, self._pending.seconds, self._pending.ended
+        loss_sum, self.stop, norm = self._pending.sums.read()
         self._pending = None
-        loss_sum, self.stop, norm = sums.read()
         loss = loss_sum / taken.targets
         # DeepSpeed writes -1 for a norm that is not a number.
         if not math.isfinite(loss) or not math.isfinite(norm) or norm < 0:
+            for listener in self.listeners:
+                listener.nonfinite()
             raise self._diverged(taken, loss, norm)
         self.measures["loss"] = loss
+        self.account.took(seconds)
+        if self.furthest is not None:
+            self.furthest.note(taken.step)
+        measures = StepMeasures(
+            step=taken.step,
+            loss=loss,
+            learning_rate=taken.learning_rate,
+            grad_norm=norm,
+            tokens=self.step_tokens,
+            seconds=seconds,
+            data_wait_seconds=taken.data_wait_seconds,
+            time=ended,
+            skipped=taken.skipped,
+        )
         for listener in self.listeners:
-            listener.step(
-                StepMeasures(
-                    step=taken.step,
-                    loss=loss,
-                    learning_rate=taken.learning_rate,
-                    grad_norm=norm,
-                    tokens=self.step_tokens,
-                    seconds=seconds,
-                    data_wait_seconds=taken.data_wait_seconds,
-                )
-            )
+            listener.step(measures)
+
+    def begins(self) -> None:
+        """The first step begins: what was before it belongs to none."""
+        self._clock = time.monotonic()
 
     def validation(self, step: int, loss: float) -> None:
         """Tells of a validation."""
@@ -137,14 +169,23 @@ class Meter:
             listener.checkpoint(CheckpointMeasures(saved.manifest.step, saved.seconds, saved.manifest.size))
         self._clock = time.monotonic()
 
+    @contextlib.contextmanager
+    def failure_counted(self) -> Iterator[None]:
+        """Around the saving of a checkpoint: tells if it fails."""
+        try:
+            yield
+        except Exception:
+            for listener in self.listeners:
+                listener.checkpoint_failed()
+            raise
+
     def publish(self) -> None:
         """Brings what was told to storage."""
         for listener in self.listeners:
             listener.publish()
 
     def close(self) -> None:
-        """Brings the rest to storage and ends the listeners."""
-        self.publish()
+        """Ends the listeners. What was told since the last time has not been brought to storage."""
         for listener in self.listeners:
             listener.close()
 

@@ -15,6 +15,8 @@ Two identities follow from a job, and they are not the same:
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +151,12 @@ class Plan:
             "tokenizer": self.inputs.tokenizer_facts.sha256,
             "tokens": self.inputs.tokenize.digest,
         }
+
+    @property
+    def training_key(self) -> str:
+        """Which training the steps belong to, over all its starts: a digest of storage and checkpoint identity."""
+        data = {"storage": self.job.spec.storage.uri, "identity": self.checkpoint_identity}
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def make_plan(job: Job[TrainerSpec], storage: Storage, world_size: int) -> Plan:

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.lineage import lineage
-from pretrain_trainer.metrics import RECORD
+from pretrain_trainer.listeners.record import RECORD
 from pretrain_trainer.plan import Plan, finished_training, make_plan
 from pretrain_trainer.stage import run_once
 

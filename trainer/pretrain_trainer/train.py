@@ -15,12 +15,13 @@ from pretrain_stage.scratch import private_folder
 from pretrain_stage.storage import Storage, open_storage
 from torch import Tensor
 
+from pretrain_trainer.account import Account, FurthestStep, leave_account, told_furthest
 from pretrain_trainer.batches import Batches, Example
 from pretrain_trainer.checkpoint import CheckpointManifest, output_files
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.engine import build_engine, grad_norm
+from pretrain_trainer.listeners.choice import listeners_of
 from pretrain_trainer.meter import Meter, StopRequest, Taken
-from pretrain_trainer.metrics import Listener, Prometheus, Record, SpokenEvents, TensorBoard
 from pretrain_trainer.objective import loss_sum
 from pretrain_trainer.optimizer import set_learning_rate
 from pretrain_trainer.plan import Plan, make_plan
@@ -32,10 +33,11 @@ from pretrain_trainer.tokens import HELD_OUT, TRAIN, TokenStream, bring, open_st
 from pretrain_trainer.validate import HeldOut, held_out, held_out_loss, perplexity
 
 
-def train(job: Job[TrainerSpec], events: Events, record_samples: Path | None = None) -> None:
+def train(job: Job[TrainerSpec], events: Events, account: Account, record_samples: Path | None = None) -> None:
     """Trains the job's model, or goes on from its newest checkpoint that verifies; leaves the stage's manifest.
 
-    record_samples: a folder in which each process writes the indices of the samples that it takes.
+    account: where this process's time goes. record_samples: a folder in which each process writes the indices of the samples
+    that it takes.
     Raises Stopped after a checkpoint if any process was asked to stop; UserError if the job, its data or its checkpoints
     are wrong, or the loss is no longer a number.
     """
@@ -53,42 +55,58 @@ def train(job: Job[TrainerSpec], events: Events, record_samples: Path | None = N
     _say_plan(plan, group, resume, validation.targets, events)
     final = resume.manifest if resume else None
     if final is None or final.step < plan.batch.steps:
-        listeners = listeners_of(storage, plan, group, scratch, final.step if final else 0, events)
+        furthest = _furthest(storage, plan, group, account)
+        listeners = listeners_of(storage, plan, group, scratch, resume, account, events)
+        meter = Meter(plan.batch.tokens, listeners, account, resume, furthest)
         batches = Batches(plan, text, group, record_samples)
-        final = _loop(plan, group, resume, batches, validation, Saver(storage, plan, group, scratch, resume), listeners)
+        try:
+            final = _loop(plan, group, resume, batches, validation, Saver(storage, plan, group, scratch, resume), meter)
+        finally:
+            meter.close()
+        if furthest is not None:
+            furthest.forget()
+    account.finishes()
     _finish(storage, plan, group, final, time.monotonic() - started, events)
+    if group.place.first:
+        leave_account(scratch, account)
+
+
+def _furthest(storage: Storage, plan: Plan, group: Group, account: Account) -> FurthestStep | None:
+    """Tells the account how far earlier attempts came; returns where process 0 notes how far this one comes."""
+    if not group.place.first:
+        return None
+    noted = FurthestStep(private_folder(storage) / "furthest-step", plan.training_key)
+    account.furthest = max(told_furthest(), noted.before)
+    return noted
 
 
 def _loop(
-    plan: Plan,
-    group: Group,
-    resume: Resume | None,
-    batches: Batches,
-    validation: HeldOut,
-    saver: Saver,
-    listeners: list[Listener],
+    plan: Plan, group: Group, resume: Resume | None, batches: Batches, validation: HeldOut, saver: Saver, meter: Meter
 ) -> CheckpointManifest:
     """The loop, from where the run begins or goes on; returns the final checkpoint."""
     training, steps = plan.job.spec.training, plan.batch.steps
     engine = build_engine(plan, group, universal=resume is not None and resume.universal)
     if resume is not None:
         load(engine, resume, group)
-    meter = Meter(plan.batch.tokens, listeners, resume)
     request = StopRequest()
+    meter.begins()
     for step in range(resume.manifest.step + 1 if resume else 1, steps + 1):
         take_step(step, plan, engine, batches, meter, request)
         if step == steps or step % training.validation.every_steps == 0:
+            meter.account.validates(step)
             meter.validation(step, held_out_loss(engine, validation, group.device, group))
         if step == steps or meter.stop or step % training.checkpoints.every_steps == 0:
             meter.settle()
+            meter.account.saves()
             meter.publish()
-            saved = saver.save(engine, step, meter.measures)
+            with meter.failure_counted():
+                saved = saver.save(engine, step, meter.measures)
             meter.checkpoint(saved)
         if step < steps and meter.stop:
-            meter.close()
+            meter.publish()
             raise Stopped
     batches.close()
-    meter.close()
+    meter.publish()
     return saved.manifest
 
 
@@ -97,10 +115,13 @@ def take_step(step: int, plan: Plan, engine: Any, batches: Batches, meter: Meter
     training = plan.job.spec.training
     rate = learning_rate(training.schedule, training.optimizer.learning_rate, step - 1, plan.batch.steps)
     set_learning_rate(engine.optimizer, rate)
+    skipped = engine.skipped_steps
+    meter.account.waits()
     examples, waited = batches.take(step)
+    meter.account.computes(step)
     targets = batches.targets(step)
     loss = _optimize(engine, examples, targets, plan.batch.world_size)
-    meter.step(Taken(step, loss, targets, rate, grad_norm(engine), waited), request)
+    meter.step(Taken(step, loss, targets, rate, grad_norm(engine), waited, engine.skipped_steps - skipped), request)
 
 
 def _optimize(engine: Any, examples: list[Example], targets: int, world_size: int) -> Tensor:
@@ -149,20 +170,6 @@ def _say_plan(plan: Plan, group: Group, resume: Resume | None, held_out_targets:
         first_step=resume.manifest.step + 1 if resume else 1,
         first_sample=resume.manifest.next_sample if resume else 0,
     )
-
-
-def listeners_of(storage: Storage, plan: Plan, group: Group, scratch: Path, done: int, events: Events) -> list[Listener]:
-    """Those that are told what a run measures after `done` steps; process 0 alone has any."""
-    if not group.place.first:
-        return []
-    listeners: list[Listener] = [
-        SpokenEvents(events, plan.batch.steps, done),
-        Prometheus(plan.job.metadata, plan.batch.steps, events, done, done * plan.batch.tokens),
-        Record(storage, scratch, done),
-    ]
-    if plan.job.spec.training.tensorboard:
-        listeners.append(TensorBoard(storage, scratch, done))
-    return listeners
 
 
 def _finish(storage: Storage, plan: Plan, group: Group, final: CheckpointManifest, seconds: float, events: Events) -> None:

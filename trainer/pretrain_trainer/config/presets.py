@@ -33,10 +33,11 @@ class Dimensions:
 
     def flops_per_token(self, vocab_size: int, sequence_length: int) -> float:
         """Floating-point operations of one token's forward and backward pass: 6 per matrix parameter, and attention's
-        12 x layers x hidden x sequence, halved for the causal mask (PaLM, Chowdhery et al. 2022, appendix B).
+        12 x layers x heads x head size x sequence (PaLM, Chowdhery et al. 2022, appendix B: not halved for the causal mask,
+        and what activation checkpointing computes again does not count).
         """
         matrix_parameters = self.parameters(vocab_size) - (0 if self.tie_embeddings else vocab_size * self.hidden_size)
-        return 6 * matrix_parameters + 6 * self.layers * self.hidden_size * sequence_length
+        return 6 * matrix_parameters + 12 * self.layers * self.hidden_size * sequence_length
 
 
 PRESETS = MappingProxyType(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pretrain_stage.config import Storage
+from pretrain_stage.config import SecretRef, Storage
 from pretrain_stage.section import Rule, Section
 from pydantic import ConfigDict, Field
 
@@ -156,6 +156,46 @@ class TrainingResources(Section):
     memory: Quantity = Field(default="8Gi", description="Memory request and limit of each pod, as a Kubernetes quantity.")
 
 
+TrackerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", min_length=1, max_length=128)]
+
+
+class WeightsAndBiases(Section):
+    """A project of Weights & Biases."""
+
+    project: TrackerName = Field(description="Project that the run belongs to; made if need be.")
+    entity: TrackerName | None = Field(default=None, description="User or team. Omit for the key's own.")
+    mode: Literal["online", "offline"] = Field(
+        default="online", description="online sends; offline writes files under reports/wandb/, for `wandb sync`."
+    )
+    api_key_secret_ref: SecretRef | None = Field(
+        default=None, description="Secret with WANDB_API_KEY. Omit where mode is offline, or outside of a cluster."
+    )
+
+
+class MLflow(Section):
+    """An experiment on an MLflow tracking server."""
+
+    tracking_uri: Annotated[str, Field(pattern=r"^https?://[^\s@/?#]+(/[^\s@?#]*)?$")] = Field(
+        alias="trackingURI",
+        max_length=1024,
+        description="Address of the server, without credentials in it; the first training pod calls it.",
+    )
+    experiment: Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$")] = Field(
+        min_length=1, max_length=256, description="Experiment that the run belongs to; made if need be."
+    )
+    credentials_secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret with MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
+    )
+
+
+class Tracking(Section):
+    """Experiment trackers."""
+
+    wandb: WeightsAndBiases | None = Field(default=None, description="Weights & Biases.")
+    mlflow: MLflow | None = Field(default=None, description="MLflow.")
+
+
 class Training(Section):
     """How the model is trained."""
 
@@ -222,6 +262,16 @@ class Training(Section):
     checkpoints: Checkpoints = Field(default=Checkpoints(), description="When a checkpoint is written, and how many stay.")
     validation: Validation = Field(default=Validation(), description="Loss on held-out documents during training.")
     tensorboard: bool = Field(default=False, description="Whether TensorBoard files are written under reports/.")
+    tracking: Tracking | None = Field(
+        default=None, description="Experiment trackers that are told of training. None of them can slow or stop it."
+    )
+    peak_teraflops: float | None = Field(
+        default=None,
+        gt=0,
+        le=1_000_000,
+        description="Peak of each device, on CPU of each process, in 10^12 dense bf16 operations per second, for the metric of "
+        "model FLOPs utilization. Omit for the datasheet's, where the device is known.",
+    )
     backend: Literal["PyTorchJob"] = Field(default="PyTorchJob", description="The Kubernetes resource that runs training.")
     max_restarts: int = Field(
         default=20, ge=0, le=10_000, description="Restarts of the training group before the job fails."

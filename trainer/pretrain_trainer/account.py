@@ -1,0 +1,148 @@
+"""The rank's own account of its time: each second since its process started is in one state of the goodput ledger.
+
+The states follow one another in the order in which the loop goes through them, and time that was counted is never moved:
+what is served of it as counters only rises.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pretrain_stage.errors import UserError
+from pretrain_stage.ledger import STALL_SECONDS, STALL_STEPS, State, StateClock
+
+from pretrain_trainer.catalogue import STATES
+
+FURTHEST_VARIABLE = "PRETRAIN_FURTHEST_STEP"
+FIRST_STEP_SECONDS = 300.0
+"""Limit of an attempt's first step, which allocates, connects and perhaps compiles, and has none before it to compare with."""
+FORGETTING = 0.01
+"""Weight of a step in the mean: it follows the last hundred or so."""
+
+
+class Account:
+    """Where the time of this process goes. `seconds` may be asked from any thread."""
+
+    def __init__(self, age: float | None = None, furthest: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begins with the process, or `age` seconds ago, initializing. furthest: the last step that was done before."""
+        age = process_age() if age is None else age
+        self.clock = StateClock("initializing", clock, age)
+        self.began = time.time() - age
+        """Unix time."""
+        self.furthest = furthest
+        self.step_seconds = 0.0
+        """Mean of a step, of which the first counts only until there is a second; 0 before the first."""
+        self._steps = 0
+
+    def waits(self) -> None:
+        """A step waits for its samples."""
+        self.clock.enter("data_wait")
+
+    def computes(self, step: int) -> None:
+        """Step number `step`, from 1, has its samples and goes on."""
+        limit = max(STALL_SECONDS, STALL_STEPS * self.step_seconds) if self._steps else FIRST_STEP_SECONDS
+        self.clock.enter(self._of(step), limit)
+
+    def validates(self, step: int) -> None:
+        """The model of step `step` is validated, which has no limit: nothing tells how long it takes."""
+        self.clock.enter(self._of(step))
+
+    def saves(self) -> None:
+        """Training stands still for a checkpoint."""
+        self.clock.enter("checkpoint")
+
+    def finishes(self) -> None:
+        """The last checkpoint is committed; what is left is to say so."""
+        self.clock.enter("productive")
+
+    def took(self, seconds: float) -> None:
+        """A step took so long, the wait for its samples included."""
+        self._steps += 1
+        self.step_seconds += max(FORGETTING, 1 / max(1, self._steps - 1)) * (seconds - self.step_seconds)
+
+    def seconds(self) -> dict[State, float]:
+        """Seconds in each state that training can be in, until now; their sum is the age of this process."""
+        found = self.clock.seconds()
+        return {state: found[state] for state in STATES}
+
+    def rounded(self) -> dict[State, float]:
+        """The same, to the millisecond."""
+        return {state: round(seconds, 3) for state, seconds in self.seconds().items()}
+
+    def _of(self, step: int) -> State:
+        return "repeated" if step <= self.furthest else "productive"
+
+
+class FurthestStep:
+    """A note of the last step that was done, on local disk, which outlives a process that is killed.
+
+    key: whose steps these are. What was noted of another training counts for nothing.
+    """
+
+    DIGITS = 20
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self.before = self._read(key)
+        """The last step that was noted before, 0 if none."""
+        self.path.write_text(self._line(self.before) + key)
+        self.file = os.open(self.path, os.O_WRONLY)
+
+    def note(self, step: int) -> None:
+        """Notes a step that was done. Overwrites bytes that are on the disk already, so it needs no room there."""
+        os.pwrite(self.file, self._line(max(step, self.before)).encode(), 0)
+
+    def forget(self) -> None:
+        """Training is finished: nothing will be repeated."""
+        os.close(self.file)
+        self.path.unlink(missing_ok=True)
+
+    def _read(self, key: str) -> int:
+        try:
+            text = self.path.read_text()
+        except (OSError, ValueError):
+            return 0
+        return int(text[: self.DIGITS]) if text[: self.DIGITS].isdigit() and text[self.DIGITS :] == key else 0
+
+    def _line(self, step: int) -> str:
+        return f"{step:0{self.DIGITS}d}"
+
+
+def told_furthest() -> int:
+    """The step that the environment says an earlier attempt has done, 0 if it says nothing. Raises UserError if it is no number."""
+    told = os.environ.get(FURTHEST_VARIABLE) or "0"
+    if not told.isdigit():
+        raise UserError(f"{FURTHEST_VARIABLE}: {told!r} is no whole number; the operator sets it, and nobody else need")
+    return int(told)
+
+
+def process_age() -> float:
+    """Seconds since this process was started; 0 where the system does not tell.
+
+    Linux tells in which tick since boot (proc_pid_stat(5), field 22).
+    """
+    try:
+        # The program's name, in parentheses, may hold anything.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError, IndexError):
+        return 0.0
+    return max(0.0, age)
+
+
+def leave_account(folder: Path, account: Account) -> None:
+    """Leaves the account for the launcher, in the folder that they share."""
+    (folder / "account.json").write_text(json.dumps(account.rounded()))
+
+
+def left_account(folder: Path) -> dict[str, float] | None:
+    """The account of the node's rank 0; None where another node has it, or it is gone."""
+    try:
+        found: dict[str, float] = json.loads((folder / "account.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found

@@ -1,0 +1,69 @@
+"""What a run measures, and what somebody who is told of it offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StepMeasures:
+    """One optimizer step. `step` counts finished steps, so the first is 1; the norm is before clipping."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+    data_wait_seconds: float
+    time: float = 0.0
+    """Unix time at which it ended."""
+    skipped: int = 0
+    """Updates that were left out in it, for a gradient that overflowed."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True)
+class ValidationMeasures:
+    """The loss in nats per token on held-out text, after `step` steps."""
+
+    step: int
+    loss: float
+    perplexity: float
+
+
+@dataclass(frozen=True)
+class CheckpointMeasures:
+    """A committed checkpoint: how long training stood still for it, and its size."""
+
+    step: int
+    seconds: float
+    bytes: int
+
+
+class Listener:
+    """Somebody who is told what a run measures; what a listener does not care for, it leaves as it is here."""
+
+    def step(self, measures: StepMeasures) -> None:
+        """A step was taken. Must return within microseconds: the next step waits."""
+
+    def nonfinite(self) -> None:
+        """The loss or gradient of a step was not a number, which ends the run."""
+
+    def validation(self, measures: ValidationMeasures) -> None:
+        """The model was validated."""
+
+    def checkpoint(self, measures: CheckpointMeasures) -> None:
+        """A checkpoint was committed."""
+
+    def checkpoint_failed(self) -> None:
+        """A checkpoint could not be saved, which ends the run."""
+
+    def publish(self) -> None:
+        """Brings to storage what should be there. Called at checkpoints and at the end."""
+
+    def close(self) -> None:
+        """The run is over, finished or not."""

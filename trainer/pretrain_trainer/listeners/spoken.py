@@ -1,0 +1,52 @@
+"""A run's measures as events on standard output."""
+
+from __future__ import annotations
+
+import time
+
+from pretrain_stage.events import Events
+
+from pretrain_trainer.account import Account
+from pretrain_trainer.listeners.listener import CheckpointMeasures, Listener, StepMeasures, ValidationMeasures
+
+SAY_SECONDS = 1.0
+
+
+class SpokenEvents(Listener):
+    """Events: steps at most once a second, everything else always."""
+
+    def __init__(self, events: Events, steps: int, first_step: int, account: Account) -> None:
+        self.events, self.steps, self.first_step, self.account = events, steps, first_step, account
+        self.said_at = float("-inf")
+        self.tokens, self.seconds = 0, 0.0
+
+    def step(self, measures: StepMeasures) -> None:
+        self.tokens += measures.tokens
+        self.seconds += measures.seconds
+        now = time.monotonic()
+        if now - self.said_at < SAY_SECONDS and measures.step not in (self.first_step + 1, self.steps):
+            return
+        self.said_at = now
+        rate = self.tokens / self.seconds
+        self.tokens, self.seconds = 0, 0.0
+        self.events.say(
+            "step",
+            f"step {measures.step} of {self.steps}, loss {measures.loss:.4f}, {rate:,.0f} tokens/s",
+            step=measures.step,
+            steps=self.steps,
+            loss=measures.loss,
+            learning_rate=measures.learning_rate,
+            grad_norm=measures.grad_norm,
+            tokens=measures.tokens * measures.step,
+            tokens_per_second=rate,
+            eta_seconds=(self.steps - measures.step) * self.account.step_seconds,
+            seconds=self.account.rounded(),
+        )
+
+    def validation(self, measures: ValidationMeasures) -> None:
+        message = f"validation at step {measures.step}: loss {measures.loss:.4f}, perplexity {measures.perplexity:.2f}"
+        self.events.say("validation", message, **vars(measures))
+
+    def checkpoint(self, measures: CheckpointMeasures) -> None:
+        message = f"checkpoint of step {measures.step}: {measures.bytes:,} bytes in {measures.seconds:.1f} s"
+        self.events.say("checkpoint", message, **vars(measures))
