@@ -33,7 +33,12 @@ from tests.chart.permissions import GOLDEN, permissions
 pytestmark = pytest.mark.skipif(HELM is None, reason=NO_HELM)
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
-EVERYTHING: Object = {"replicas": 2, "networkPolicy": {"enabled": True}, "podLabels": {"team": "nlp"}}
+EVERYTHING: Object = {
+    "replicas": 2,
+    "networkPolicy": {"enabled": True},
+    "podLabels": {"team": "nlp"},
+    "monitoring": {part: {"enabled": True} for part in ("podMonitor", "serviceMonitor", "prometheusRule", "dashboards")},
+}
 """Values with which the chart renders all it can."""
 
 
@@ -99,7 +104,7 @@ def test_no_role_holds_a_wildcard_a_secret_or_a_way_to_more(values: Object) -> N
 
 
 def test_a_namespaced_installation_has_nothing_cluster_wide() -> None:
-    objects = render(NAMESPACED | {"crds": {"enabled": False}, "networkPolicy": {"enabled": True}, "replicas": 2})
+    objects = render(EVERYTHING | NAMESPACED | {"crds": {"enabled": False}})
     assert not [item["kind"] for item in objects if "Cluster" in item["kind"] or "Custom" in item["kind"]]
     assert {item["metadata"]["namespace"] for item in objects} == {"pretrain-system", "team-a", "team-b"}
 
@@ -233,7 +238,7 @@ def test_annotations_and_labels_of_the_pod() -> None:
     metadata = operator({"podAnnotations": {"a": "b", "prometheus.io/path": "/mine"}})["template"]["metadata"]
     assert metadata["annotations"]["a"] == "b"
     assert metadata["annotations"]["prometheus.io/path"] == "/mine"
-    assert "annotations" not in operator({"metrics": {"scrapeAnnotations": False}})["template"]["metadata"]
+    assert "annotations" not in operator({"monitoring": {"annotations": {"enabled": False}}})["template"]["metadata"]
     deployment = operator({"podLabels": {"team": "nlp", "app.kubernetes.io/name": "other"}})
     assert deployment["template"]["metadata"]["labels"]["team"] == "nlp"
     assert deployment["selector"]["matchLabels"].items() <= deployment["template"]["metadata"]["labels"].items()
@@ -303,7 +308,7 @@ def test_names_that_yaml_would_take_for_numbers() -> None:
 
 @pytest.mark.parametrize("release", ["a", "a" * 53, "pretrain-operator-" + "a" * 35])
 def test_names_fit(release: str) -> None:
-    for item in render({"crds": {"enabled": False}}, release=release):
+    for item in render(EVERYTHING | {"crds": {"enabled": False}}, release=release):
         assert len(item["metadata"]["name"]) <= 63
         assert not item["metadata"]["name"].endswith("-")
 
