@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pretrain_stage.config import SecretRef
 from torchx import specs
 
 from pretrain_operator.api import PretrainJob
@@ -20,6 +21,8 @@ SCRATCH = "/scratch"
 TMP, SHARED_MEMORY = "/tmp", "/dev/shm"  # noqa: S108 - paths in a container, each an empty volume of the pod's own
 GPU = "nvidia.com/gpu"
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+WANDB_KEY = "WANDB_API_KEY"
+MLFLOW_CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 USER = 1000
 """Any but root; files in volumes belong to its group."""
 
@@ -69,7 +72,7 @@ def pod_template(
                     "image": role.image,
                     "imagePullPolicy": stage.images.pull_policy,
                     "command": [role.entrypoint, *role.args],
-                    "env": [*environment, *_storage_credentials(job), *_folders()],
+                    "env": [*environment, *_storage_credentials(job), *_tracking_credentials(job, stage), *_folders()],
                     **({"ports": ports} if ports else {}),
                     "resources": _resources(stage),
                     # A program that dies before it can say why (out of memory, a broken image) leaves its last lines.
@@ -116,9 +119,28 @@ def _folders() -> list[dict[str, Any]]:
 def _storage_credentials(job: PretrainJob) -> list[dict[str, Any]]:
     """Exactly these two keys of the Secret: whatever else is in it stays out of the environment."""
     secret = job.spec.storage.credentials_secret_ref
-    if secret is None:
+    return [] if secret is None else [_from_secret(secret, key) for key in CREDENTIALS]
+
+
+def _tracking_credentials(job: PretrainJob, stage: Stage) -> list[dict[str, Any]]:
+    """The keys of experiment trackers, for training alone. Of MLflow's, those that the Secret has: a token, or user and
+    password.
+    """
+    tracking = job.spec.training.tracking
+    if stage.kind != "training" or tracking is None:
         return []
-    return [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}} for key in CREDENTIALS]
+    made = []
+    if tracking.wandb is not None and tracking.wandb.api_key_secret_ref is not None:
+        made.append(_from_secret(tracking.wandb.api_key_secret_ref, WANDB_KEY))
+    if tracking.mlflow is not None and tracking.mlflow.credentials_secret_ref is not None:
+        made += [_from_secret(tracking.mlflow.credentials_secret_ref, key, optional=True) for key in MLFLOW_CREDENTIALS]
+    return made
+
+
+def _from_secret(secret: SecretRef, key: str, *, optional: bool = False) -> dict[str, Any]:
+    """A variable from the key of its name in a Secret of the job's namespace."""
+    reference = {"name": secret.name, "key": key, **({"optional": True} if optional else {})}
+    return {"name": key, "valueFrom": {"secretKeyRef": reference}}
 
 
 def _resources(stage: Stage) -> dict[str, Any]:
