@@ -52,7 +52,11 @@ def run(options: argparse.Namespace, events: Events) -> None:
     metrics = Metrics(job.metadata)
     if options.metrics_port:
         metrics.serve(options.metrics_address, options.metrics_port)
-    run_tasks(job, STAGES[options.stage], options.index, options.stride, metrics)
+    try:
+        run_tasks(job, STAGES[options.stage], options.index, options.stride, metrics)
+    except Exception:
+        metrics.wait_until_read()
+        raise
 
 
 def parser() -> argparse.ArgumentParser:

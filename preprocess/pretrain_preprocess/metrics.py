@@ -4,7 +4,7 @@ They are read from the tallies at the moment of a scrape, so documents pay nothi
 blocks and reasons are fixed sets, the detector's languages among the reasons the largest.
 
 What a task counts after the last scrape of its process is never seen, all of it if the process is short: totals are in the
-manifests (pretrain_stage.manifest).
+manifests (pretrain_stage.manifest). A process whose task has failed waits for one more scrape, if it has seen any.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from pretrain_stage.config import Metadata
+from pretrain_stage.exposition import Exposition
 from pretrain_stage.metric import Metric
 from pretrain_stage.storage_errors import StorageErrors
 
@@ -33,6 +34,7 @@ class Metrics:
         self._metadata = metadata
         self._tallies: list[tuple[str, Tally]] = []
         self._ended: Counter[tuple[str, Result]] = Counter()
+        self._exposition: Exposition | None = None
 
     def begin(self, stage: str) -> Tally:
         """The tally of a new task."""
@@ -46,12 +48,17 @@ class Metrics:
 
     def serve(self, address: str, port: int) -> None:
         """Answers GET /metrics from a thread until the process ends."""
-        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client import CollectorRegistry
 
         registry = CollectorRegistry()
         registry.register(self)
         registry.register(StorageErrors(self._metadata))
-        start_http_server(port, addr=address, registry=registry)
+        self._exposition = Exposition(registry, address, port)
+
+    def wait_until_read(self) -> None:
+        """Waits until the counters have been read as they stand, a minute at most; not if nobody reads them."""
+        if self._exposition is not None:
+            self._exposition.wait_until_read()
 
     def collect(self) -> Iterator[Family]:
         """The counters as they stand (the interface of a prometheus_client collector)."""

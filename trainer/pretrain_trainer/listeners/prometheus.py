@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain_stage.config import Metadata
 from pretrain_stage.events import Events
+from pretrain_stage.exposition import Exposition
 from pretrain_stage.storage_errors import StorageErrors
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
 from pretrain_trainer import catalogue as named
 from pretrain_trainer.account import Account
@@ -83,19 +84,21 @@ class Prometheus(Listener):
         self.checkpoint_timestamp.set(account.began)
         for result in named.VERIFIED_RESULTS:
             made[named.CHECKPOINTS_VERIFIED].labels(**self.labels, result=result).inc(beginning.verified.get(result, 0))
-        self.server, self.thread = self._serve(events)
+        self.exposition = self._serve(events)
+        self.failed = False
+        """Whether a fault was counted, which ends the run."""
 
-    def _serve(self, events: Events) -> Any:
+    def _serve(self, events: Events) -> Exposition:
         address = os.environ.get(ADDRESS_VARIABLE, "127.0.0.1")
         wanted = int(os.environ.get(PORT_VARIABLE, "0"))
         try:
-            server, thread = start_http_server(wanted, address, self.registry)
+            exposition = Exposition(self.registry, address, wanted)
         except OSError as error:
             events.warning(f"metrics: port {wanted} cannot be used ({error.strerror}); taking a free one")
-            server, thread = start_http_server(0, address, self.registry)
-        port = server.server_port
+            exposition = Exposition(self.registry, address, 0)
+        port = exposition.port
         events.info(f"metrics at http://{address}:{port}/metrics", metrics_port=port)
-        return server, thread
+        return exposition
 
     def step(self, measures: StepMeasures) -> None:
         speed = measures.tokens_per_second
@@ -117,6 +120,7 @@ class Prometheus(Listener):
 
     def nonfinite(self) -> None:
         self.nonfinite_steps.inc()
+        self.failed = True
 
     def validation(self, measures: ValidationMeasures) -> None:
         self.validation_loss.set(measures.loss)
@@ -129,11 +133,12 @@ class Prometheus(Listener):
 
     def checkpoint_failed(self) -> None:
         self.checkpoint_failures.inc()
+        self.failed = True
 
     def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        if self.failed:
+            self.exposition.wait_until_read()
+        self.exposition.close()
 
 
 class _Later:
