@@ -74,7 +74,7 @@ CASES = (
     ),
     Case(
         "PretrainTrainingNonFinite",
-        of(NONFINITE_STEPS, "0x85 1x5"),
+        of(NONFINITE_STEPS, "0x86 1 _x4"),
         [of(NONFINITE_STEPS, "0x90"), of(NONFINITE_STEPS, "0x20 3x70")],
         JOB,
     ),
@@ -151,8 +151,8 @@ CASES = (
     ),
     Case(
         "PretrainPreprocessingFailing",
-        of(TASKS, "0x86 1x4", stage="clean", result="failed"),
-        [of(TASKS, "0+1x90", stage="clean", result="done"), of(TASKS, "0x60 1x30", stage="clean", result="failed")],
+        of(TASKS, "_x87 1 _x3", stage="clean", result="failed"),
+        [of(TASKS, "0+1x90", stage="clean", result="done"), of(TASKS, "_x60 1x5 _x25", stage="clean", result="failed")],
         {**JOB, "stage": "clean"},
     ),
     Case(

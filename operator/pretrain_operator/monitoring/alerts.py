@@ -34,7 +34,7 @@ from pretrain_operator.catalogue import (
     RECONCILES,
     WATCH_TIMESTAMP,
 )
-from pretrain_operator.monitoring.query import JOB, increase, one_each, rate, series, target_series, total_each
+from pretrain_operator.monitoring.query import JOB, increase, most, one_each, rate, series, target_series, total_each
 
 Severity = Literal["critical", "warning"]
 OF_JOB = "{{ $labels.namespace }}/{{ $labels.name }}"
@@ -139,8 +139,7 @@ def training(pace: Pace, thresholds: Thresholds) -> tuple[Alert, ...]:
             f"{total_each(increase(NONFINITE_STEPS, window))} > 0",
             pace.sure,
             f"Loss or gradient of {OF_JOB} is not a finite number",
-            "{{ $value | humanize }} steps of the last minutes had a loss or a gradient that was NaN or infinite: the model "
-            "is most likely lost from there on.",
+            "A step had a loss or a gradient that was NaN or infinite. Training has ended there, before its weights were saved.",
         ),
         Alert(
             "PretrainLossSpike",
@@ -166,7 +165,7 @@ def training(pace: Pace, thresholds: Thresholds) -> tuple[Alert, ...]:
             f"{total_each(increase(CHECKPOINT_FAILURES, long))} > 0",
             pace.sure,
             f"Checkpoints of {OF_JOB} cannot be saved",
-            "{{ $value | humanize }} checkpoints of the last hour could not be saved.",
+            "{{ $value | humanize }} attempts of the last hour ended since a checkpoint could not be saved.",
         ),
         Alert(
             "PretrainCheckpointCorrupt",
@@ -225,7 +224,8 @@ def job(pace: Pace, thresholds: Thresholds) -> tuple[Alert, ...]:
         Alert(
             "PretrainPreprocessingFailing",
             "warning",
-            total_each(increase(TASKS, window, 'result="failed"'), "stage")
+            # A process ends with its first failed task: it was read once more, so the series begins with that failure.
+            total_each(most(TASKS, window, 'result="failed"'), "stage")
             + " > 0 or "
             + one_each(series(JOB_STAGE_TASKS, 'state="failed"', 'stage!="train"'), "stage")
             + " > 0",

@@ -37,6 +37,11 @@ def increase(metric: Metric, window: str, *matchers: str) -> str:
     return f"increase({series(metric, *matchers)}[{window}])"
 
 
+def most(metric: Metric, window: str, *matchers: str) -> str:
+    """The largest value in the window, though its target may be gone."""
+    return f"max_over_time({series(metric, *matchers)}[{window}])"
+
+
 def one_each(expression: str, *labels: str) -> str:
     """One value for each job (and value of `labels`), where several targets tell the same."""
     return f"max by ({', '.join((JOB, *labels))}) ({expression})"
