@@ -73,6 +73,17 @@ IN_CLUSTER = (
         cel="!has(self.tokenizer.uri) || self.tokenizer.uri.startsWith('s3://')",
         holds=lambda s: s.tokenizer.uri is None or s.tokenizer.uri.startswith("s3://"),
     ),
+    Rule(
+        message="training.tracking.wandb needs apiKeySecretRef in a cluster unless its mode is offline; give it, or set the mode",
+        cel="!has(self.training.tracking) || !has(self.training.tracking.wandb) || "
+        "self.training.tracking.wandb.mode == 'offline' || has(self.training.tracking.wandb.apiKeySecretRef)",
+        holds=lambda s: (
+            s.training.tracking is None
+            or s.training.tracking.wandb is None
+            or s.training.tracking.wandb.mode == "offline"
+            or s.training.tracking.wandb.api_key_secret_ref is not None
+        ),
+    ),
 )
 """What must hold of a spec in a cluster and need not hold on one machine. The API server checks these with the others."""
 
@@ -121,6 +132,33 @@ class Scheduling(Section):
     queue_name: Name | None = Field(default=None, description="Kueue LocalQueue that admits the job's workloads.")
 
 
+class Cost(Section):
+    """What the job's GPUs cost, and how much it may spend."""
+
+    constraints: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            message="budget needs pricePerGPUHour; add the price, or remove the budget",
+            cel="!has(self.budget) || has(self.pricePerGPUHour)",
+            holds=lambda s: s.budget is None or s.price_per_gpu_hour is not None,
+        ),
+    )
+
+    price_per_gpu_hour: float | None = Field(
+        default=None,
+        alias="pricePerGPUHour",
+        ge=0,
+        le=1_000_000,
+        description="Price of one GPU for an hour, in any currency. With it status.cost says what was spent.",
+    )
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        le=1_000_000_000_000,
+        description="Most that the job may spend, in that currency. Once it is spent the job is suspended: training saves a "
+        "checkpoint and ends. Raise it to go on.",
+    )
+
+
 class PretrainJobSpec(Section):
     """What should happen: from raw text to a trained, evaluated, exported model."""
 
@@ -156,6 +194,7 @@ class PretrainJobSpec(Section):
     evaluation: Evaluation = Field(default=Evaluation(), description="What is measured and written at the end.")
     export: Export = Field(default=Export(), description="How the finished model is written.")
     scheduling: Scheduling = Field(default=Scheduling(), description="Where the job's pods may run.")
+    cost: Cost = Field(default=Cost(), description="What the job's GPUs cost, and how much it may spend.")
     suspend: bool = Field(default=False, description="Whether the job is halted; its finished stages and checkpoints stay.")
     managed_by: Annotated[str, Field(min_length=1, max_length=63)] | None = Field(
         default=None, description="Another controller that takes care of this job. Omit for this operator."

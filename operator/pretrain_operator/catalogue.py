@@ -46,13 +46,14 @@ JOB_STAGE_TASKS = Metric(
 JOB_SECONDS = Metric(
     "pretrain_job_seconds_total",
     "counter",
-    "Wall time of the job since it was made, by state of the goodput ledger: every second is in exactly one.",
+    "Wall time of the job since it was made, by state of the goodput ledger: every second is in exactly one. While a training "
+    "pod tells of its own time, up to its last word.",
     (*JOB_LABELS, "state"),
 )
 JOB_GOODPUT = Metric(
     "pretrain_job_goodput_ratio",
     "gauge",
-    "Share of the training stage's wall time that was productive; there from its first step on.",
+    "Share of the wall time since the training stage first began that was productive; there from the first step on.",
 )
 JOB_RESTARTS = Metric(
     "pretrain_job_restarts_total",

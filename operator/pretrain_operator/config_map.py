@@ -27,6 +27,7 @@ FOR_ENGINES = (
     "activeDeadlineSeconds",
     "ttlSecondsAfterFinished",
     "scheduling",
+    "cost",
     "corpus.parallelism",
     "corpus.resources",
     "training.maxRestarts",

@@ -54,6 +54,13 @@ class Pod:
     """Why Kubernetes took it away, if it did."""
     deleted: datetime | None
     """When its grace period ends or ended, if it was deleted."""
+    created: datetime
+    scheduled: datetime | None
+    """When it got its node."""
+    started: datetime | None
+    """When its container began to run."""
+    gone: datetime | None
+    """When it ended, or was given up with its node."""
     body: Body
 
     @property
@@ -85,6 +92,16 @@ class Workload:
     body: Body
 
     @property
+    def completed(self) -> datetime | None:
+        """When it succeeded, as itself says."""
+        return self._since("Complete") or self._since("Succeeded")
+
+    @property
+    def halted(self) -> datetime | None:
+        """Since when it is suspended, as itself says."""
+        return self._since("Suspended")
+
+    @property
     def spec(self) -> Mapping[str, Any]:
         spec: Mapping[str, Any] = self.body.get("spec") or {}
         return spec
@@ -100,6 +117,9 @@ class Workload:
     def message_of(self, condition: str) -> str:
         found = [one for one in self.status.get("conditions") or [] if one.get("type") == condition]
         return str(found[0].get("message") or "") if found else ""
+
+    def _since(self, condition: str) -> datetime | None:
+        return _turned(self.status, condition)
 
 
 def workload(body: Body) -> Workload:
@@ -125,22 +145,30 @@ def pod(body: Body) -> Pod:
     metadata, status = body["metadata"], body.get("status") or {}
     labels = metadata.get("labels") or {}
     container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or []), {})
-    ended: Mapping[str, Any] = (container.get("state") or {}).get("terminated") or {}
+    state: Mapping[str, Any] = container.get("state") or {}
+    ended: Mapping[str, Any] = state.get("terminated") or {}
+    phase, created = status.get("phase") or "Pending", _known(metadata.get("creationTimestamp"))
+    node, deleted = (body.get("spec") or {}).get("nodeName"), moment(metadata.get("deletionTimestamp"))
+    started = moment((state.get("running") or ended).get("startedAt"))
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
         stage=labels.get(STAGE_LABEL, ""),
         index=_number(next((labels[name] for name in INDEX_LABELS if name in labels), None)),
         attempt=_number(labels.get(ATTEMPT_LABEL)),
-        phase=status.get("phase") or "Pending",
-        node=(body.get("spec") or {}).get("nodeName"),
+        phase=phase,
+        node=node,
         address=status.get("podIP"),
         exit_code=ended.get("exitCode"),
         message=_last_words(status, ended),
         ended=moment(ended.get("finishedAt")),
         hindrance=_hindrance(body, container),
         disruption=_disruption(status),
-        deleted=moment(metadata.get("deletionTimestamp")),
+        deleted=deleted,
+        created=created,
+        scheduled=None if node is None else _turned(status, "PodScheduled") or created,
+        started=started or (created if phase != "Pending" else None),
+        gone=_gone(status, ended, phase, created) or (deleted if node is None else None),
         body=body,
     )
 
@@ -178,6 +206,22 @@ def _disruption(status: Mapping[str, Any]) -> str | None:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             return str(condition.get("reason") or "DisruptionTarget")
+    return None
+
+
+def _gone(status: Mapping[str, Any], ended: Mapping[str, Any], phase: str, created: datetime) -> datetime | None:
+    """When a pod ended; of one whose containers say no time, when anything was last said of it."""
+    if ended or phase in ("Succeeded", "Failed"):
+        said = [moment(one.get("lastTransitionTime")) for one in status.get("conditions") or []]
+        return moment(ended.get("finishedAt")) or max((one for one in said if one is not None), default=created)
+    return (_turned(status, "DisruptionTarget") or created) if _disruption(status) == LOST_NODE else None
+
+
+def _turned(status: Mapping[str, Any], condition: str) -> datetime | None:
+    """Since when a condition is true."""
+    for one in status.get("conditions") or []:
+        if one.get("type") == condition and one.get("status") == "True":
+            return moment(one.get("lastTransitionTime"))
     return None
 
 

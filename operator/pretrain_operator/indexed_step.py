@@ -20,8 +20,8 @@ REPLACED_SECONDS = 20.0
 
 def indexed_step(view: View, stage: Stage) -> Step:
     made = view.workloads.get(stage.name)
-    if made is None and view.job.spec.suspend:
-        return halted()
+    if made is None and view.halt is not None:
+        return halted(view.halt)
     if made is None:
         return Step(actions=(create(view, stage),), reason=reasons.STARTING, message=f"stage {stage.name} is started")
     if made.deleted:
@@ -30,8 +30,8 @@ def indexed_step(view: View, stage: Stage) -> Step:
         return Step(actions=(delete(made),), reason=reasons.STARTING, message=f"stage {stage.name} begins again: edited")
     if made.is_true("Failed") or made.is_true("FailureTarget"):
         return Step(failure=_why_failed(view, stage, made))
-    if view.job.spec.suspend:
-        return replace(halted(), actions=_halt_indexed(view, made))
+    if view.halt is not None:
+        return replace(halted(view.halt), actions=_halt_indexed(view, made))
     if _forsaken(view, stage):
         # Kubernetes deletes the pods of a namespace first and waits for them; the Job keeps each until it can replace it,
         # which it cannot there. Without the Job they go, and elsewhere the stage begins again.

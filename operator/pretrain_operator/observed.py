@@ -46,6 +46,8 @@ class Progress:
     checkpoint_step: int | None = None
     """Step of the newest committed checkpoint."""
     eta_seconds: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Its own account: seconds of its life by state of the ledger. Empty if it tells none."""
 
 
 @dataclass(frozen=True)

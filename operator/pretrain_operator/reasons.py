@@ -24,6 +24,7 @@ INTERNAL_ERROR = "InternalError"
 
 # Suspended
 SUSPENDED = "Suspended"
+BUDGET_EXCEEDED = "BudgetExceeded"
 NOT_SUSPENDED = "NotSuspended"
 
 # Succeeded and Failed

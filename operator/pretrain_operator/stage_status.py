@@ -13,7 +13,7 @@ from pretrain_operator.conditions import timestamp
 from pretrain_operator.facts import Pod, Workload
 from pretrain_operator.observed import Progress
 from pretrain_operator.stages import Stage
-from pretrain_operator.status import StageStatus, TrainingProgress
+from pretrain_operator.status import Restart, StageStatus, TrainingProgress
 
 
 def stage_status(
@@ -52,11 +52,13 @@ def training_progress(
     pods: Sequence[Pod],
     attempt: int,
     *,
+    ended: Restart | None,
     done: bool,
 ) -> TrainingProgress | None:
     """How far training is; None before it has begun.
 
-    heard: what rank 0 last said, which counts if it is a pod of this attempt. pods: those of the training group.
+    heard: what rank 0 last said, which counts if it is a pod of this attempt. pods: those of the training group. ended: the
+    attempt that is over since now.
     """
     if before is None and not pods and attempt == 1:
         return None
@@ -85,7 +87,8 @@ def training_progress(
                 **_last_result(pods),
             }
         )
-    return now.model_copy(update={"attempt": attempt, "steps": batch.steps})
+    furthest = max(now.furthest_step or 0, (ended.step if ended is not None else None) or 0) or None
+    return now.model_copy(update={"attempt": attempt, "steps": batch.steps, "furthest_step": furthest})
 
 
 def duration(seconds: float) -> str:

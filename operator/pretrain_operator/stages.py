@@ -7,8 +7,8 @@ local engine hands it to torchx's local_cwd scheduler; the command line in it is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Literal
 
@@ -24,6 +24,11 @@ Kind = Literal["indexed", "training"]
 TRAINING = "train"
 AFTER_TRAINING = ("evaluate", "export", "report")
 """Names of the stages that are not preprocessing."""
+
+FURTHEST_STEP_VARIABLE = "PRETRAIN_FURTHEST_STEP"
+"""Tells training up to which step it repeats what an earlier attempt had done."""
+LEDGER_VARIABLE = "PRETRAIN_LEDGER"
+"""Tells the stage `report` where the job's wall time went: a JSON object, seconds by state."""
 
 
 VERSION = version("pretrain-operator")
@@ -98,6 +103,12 @@ def stages(job: PretrainJob, site: Site) -> list[Stage]:
         _one_trainer(job, site, "export", gpus=0),
         _one_trainer(job, site, "report", gpus=0),
     ]
+
+
+def with_environment(stage: Stage, more: Mapping[str, str]) -> Stage:
+    """The stage with more environment variables."""
+    role = replace(stage.role, env=stage.role.env | dict(more))
+    return replace(stage, app=replace(stage.app, roles=[role])) if more else stage
 
 
 def _deduplication(corpus: Corpus) -> Iterator[tuple[str, int]]:

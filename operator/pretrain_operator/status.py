@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from pretrain_stage.ledger import State
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
@@ -84,6 +85,12 @@ class TrainingProgress(StatusSection):
     checkpoint_step: int | None = Field(
         default=None, ge=0, le=MOST, description="Step of the newest checkpoint that is committed."
     )
+    furthest_step: int | None = Field(
+        default=None,
+        ge=0,
+        le=MOST,
+        description="Highest step that an attempt which has ended is known to have done; steps up to it are repeated.",
+    )
 
 
 class Restart(StatusSection):
@@ -100,6 +107,67 @@ class Restart(StatusSection):
     checkpoint_step: int | None = Field(
         default=None, ge=0, le=MOST, description="Step of the newest committed checkpoint at that time."
     )
+    step: int | None = Field(
+        default=None,
+        ge=0,
+        le=MOST,
+        description="Highest step heard of in that attempt; those after checkpointStep were lost. Absent if none was heard.",
+    )
+
+
+Seconds = Annotated[dict[str, float], Field(max_length=32)]
+"""Seconds by state of the ledger."""
+
+
+class ToldAccount(StatusSection):
+    """The account of its own time that a training pod has told, as far as it is booked."""
+
+    pod: Annotated[str, Field(max_length=64)] = Field(description="Uid of the pod.")
+    attempt: int = Field(default=1, ge=1, le=100_000, description="The attempt that it is of.")
+    seconds: Seconds = Field(default={}, description="Seconds of its life by state, as it last said.")
+
+
+class Goodput(StatusSection):
+    """The ledger: every second since the job was made in exactly one state."""
+
+    state: State | None = Field(
+        default=None,
+        description="The state since then; absent once the job is finished. One that a training pod tells of (productive, "
+        "data_wait, checkpoint, repeated) and that is a minute old is a stall until it is heard again.",
+    )
+    since: Time = Field(description="Until when time is booked: seconds add up to this minus metadata.creationTimestamp.")
+    seconds: Seconds = Field(
+        default={},
+        description="Seconds booked by state: queued, starting, preprocessing, initializing, productive, data_wait, checkpoint, "
+        "repeated, stalled, down.",
+    )
+    group: ToldAccount | None = Field(
+        default=None, description="What the first training pod has told of its own time; all of it is booked."
+    )
+    ratio: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of the time since the training stage first began that was productive; from the first step on.",
+    )
+
+
+class Spent(StatusSection):
+    """What the job has cost."""
+
+    since: Time = Field(description="Until when GPU time is counted.")
+    gpu_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=MOST,
+        description="GPU time that the job's pods have held: seconds from scheduled to ended, times GPUs.",
+    )
+    spent: float | None = Field(
+        default=None, ge=0, le=MOST, description="The GPU time at the present cost.pricePerGPUHour; absent without a price."
+    )
+
+
+Phase = Literal["Pending", "Suspended", "Preprocessing", "Training", "Finishing", "Succeeded", "Failed"]
 
 
 class PretrainJobStatus(StatusSection):
@@ -108,7 +176,7 @@ class PretrainJobStatus(StatusSection):
     observed_generation: int = Field(
         default=0, ge=0, le=MOST, description="Generation of the spec that this status was derived from."
     )
-    phase: Literal["Pending", "Suspended", "Preprocessing", "Training", "Finishing", "Succeeded", "Failed"] | None = Field(
+    phase: Phase | None = Field(
         default=None, description="The conditions in one word, for people. No program should decide by it."
     )
     stage: StageName | None = Field(default=None, description="The stage that runs, or ran last.")
@@ -133,3 +201,8 @@ class PretrainJobStatus(StatusSection):
     restarts: list[Restart] = Field(
         default=[], max_length=20, description="The last restarts of the training group, the newest last."
     )
+    restarts_by_reason: Annotated[dict[str, int], Field(max_length=32)] = Field(
+        default={}, description="How often the training group has ended before it was finished, by class of the cause."
+    )
+    goodput: Goodput | None = Field(default=None, description="Where the wall time went.")
+    cost: Spent | None = Field(default=None, description="GPU time held and what it cost; absent for a job on CPU.")

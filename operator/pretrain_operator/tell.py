@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from pretrain_operator import reasons
 from pretrain_operator.conditions import Finding, conditions, timestamp
+from pretrain_operator.cost import seconds_left
 from pretrain_operator.facts import of_stage
+from pretrain_operator.ledger import account
 from pretrain_operator.observed import Observed, Plan
 from pretrain_operator.stage_status import progress_text, stage_status, training_progress
 from pretrain_operator.stages import Stage
-from pretrain_operator.status import PretrainJobStatus
-from pretrain_operator.view import HALTED, Step, View
+from pretrain_operator.status import Phase, PretrainJobStatus, Restart
+from pretrain_operator.view import Step, View, ledger_scene
 
 REMEMBERED_RESTARTS = 20
 UNFINISHED = "the job is not finished"
@@ -35,7 +39,13 @@ def told(view: View, step: Step, done: list[Stage]) -> Plan:
     ]
     attempt = view.attempt + (1 if step.ended is not None else 0)
     training = training_progress(
-        view.job, before.training, view.observed.progress, of_stage(view.pods, "train"), attempt, done="train" in names
+        view.job,
+        before.training,
+        view.observed.progress,
+        of_stage(view.pods, "train"),
+        attempt,
+        ended=step.ended,
+        done="train" in names,
     )
     ended = [*before.restarts, *([step.ended] if step.ended is not None else [])][-REMEMBERED_RESTARTS:]
     finished = succeeded or step.failure is not None
@@ -51,15 +61,41 @@ def told(view: View, step: Step, done: list[Stage]) -> Plan:
         training=training,
         restartCount=before.restart_count + (step.ended is not None and step.ended.reason == "Infrastructure"),
         restarts=ended,
+        restartsByReason=_counted(before, step.ended),
     )
-    waits = [step.again_seconds, (view.deadline - view.now).total_seconds() if view.deadline is not None else None]
+    waits = [
+        step.again_seconds,
+        (view.deadline - view.now).total_seconds() if view.deadline is not None else None,
+        seconds_left(view.job, view.cost, view.pods) if view.halt is None else None,
+    ]
     return Plan(
         actions=step.actions,
-        status=written(status),
+        status=written(_with_accounts(view, status)),
         urgent=urgent(before, status),
         again_seconds=min((wait for wait in waits if wait is not None), default=None),
         read_progress=step.read_progress,
     )
+
+
+def _with_accounts(view: View, status: PretrainJobStatus) -> PretrainJobStatus:
+    """The status with its accounts, brought up to date only if it says anything else that is new: time passes by itself.
+
+    A fault changes nothing in them: what could not be written is tried again, and made from them (view.create).
+    """
+    before = view.before
+    kept = {"goodput": before.goodput, "cost": before.cost}
+    unchanged = status.model_copy(update=kept)
+    if unchanged == before or view.observed.fault is not None:
+        return unchanged
+    goodput = account(before.goodput, ledger_scene(view, status), view.now)
+    return status.model_copy(update={"goodput": goodput, "cost": view.cost})
+
+
+def _counted(before: PretrainJobStatus, ended: Restart | None) -> Mapping[str, int]:
+    """Ends of attempts by class. Of a status that an earlier operator wrote, those that it remembers."""
+    counts = Counter(before.restarts_by_reason or Counter(one.reason for one in before.restarts))
+    counts.update([ended.reason] if ended is not None else [])
+    return dict(counts)
 
 
 def _findings(view: View, step: Step, *, succeeded: bool) -> list[Finding]:
@@ -87,7 +123,7 @@ def _findings(view: View, step: Step, *, succeeded: bool) -> list[Finding]:
     return [
         accepted,
         going if view.observed.fault is None else faulty(view.observed),
-        Finding("Suspended", True, reasons.SUSPENDED, HALTED) if view.job.spec.suspend else unsuspended,
+        Finding("Suspended", True, view.halt.reason, view.halt.message) if view.halt is not None else unsuspended,
         Finding("Succeeded", False, reasons.NOT_FINISHED, UNFINISHED),
         Finding("Failed", False, reasons.NOT_FINISHED, UNFINISHED),
     ]
@@ -108,14 +144,12 @@ def _how_on(reason: str) -> str:
     return "; when that is mended, delete this PretrainJob and apply it again: what is finished is kept and used"
 
 
-def _phase(
-    view: View, current: Stage, step: Step, *, succeeded: bool
-) -> Literal["Pending", "Suspended", "Preprocessing", "Training", "Finishing", "Succeeded", "Failed"]:
+def _phase(view: View, current: Stage, step: Step, *, succeeded: bool) -> Phase:
     if step.failure is not None:
         return "Failed"
     if succeeded:
         return "Succeeded"
-    if view.job.spec.suspend:
+    if view.halt is not None:
         return "Suspended"
     order = [stage.name for stage in view.stages]
     if current.name == "train":

@@ -21,8 +21,8 @@ def training_step(view: View, stage: Stage) -> Step:
     group, pods = view.workloads.get(stage.name), of_stage(view.pods, stage.name)
     if group is None or group.attempt != view.attempt or group.deleted:
         return _between_attempts(view, stage, group, pods)
-    if view.job.spec.suspend:
-        return replace(halted(), ended=_ended(view, "Suspended", "spec.suspend was set"))
+    if view.halt is not None:
+        return replace(halted(view.halt), ended=_ended(view, "Suspended", view.halt.cause))
     if stale(view, stage, group):
         return Step(ended=_ended(view, "Edited", "spec was edited"), message="training goes on with the edited spec")
     if view.backend.suspended(group.body):
@@ -50,8 +50,8 @@ def _between_attempts(view: View, stage: Stage, group: Workload | None, pods: li
         return _halted_or(view, replace(waiting, actions=(*forced, *removed)))
     if pods:
         return _halted_or(view, replace(waiting, actions=forced))
-    if view.job.spec.suspend:
-        return halted()
+    if view.halt is not None:
+        return halted(view.halt)
     begin = not_before(view.before.restarts)
     if begin is not None and view.now < begin:
         message = f"{_restarting(view)}; the next one begins at {timestamp(begin)}"
@@ -76,10 +76,10 @@ def _hurried(view: View, pods: list[Pod]) -> tuple[Action, ...]:
 
 
 def _halted_or(view: View, step: Step) -> Step:
-    """The step, but with a suspended job's own words."""
-    if not view.job.spec.suspend:
+    """The step, but with a halted job's own words."""
+    if view.halt is None:
         return step
-    return replace(halted(), actions=step.actions, again_seconds=step.again_seconds)
+    return replace(halted(view.halt), actions=step.actions, again_seconds=step.again_seconds)
 
 
 def _after(view: View, found: Verdict) -> Step:
@@ -119,7 +119,17 @@ def _ended(
         reason=reason,
         message=shortened(message, LONGEST_RESTART_MESSAGE),
         checkpointStep=training.checkpoint_step if training is not None else None,
+        step=_furthest(view),
     )
+
+
+def _furthest(view: View) -> int | None:
+    """The highest step heard of in the attempt that ends; None if it was not heard."""
+    training, group = view.before.training, view.before.goodput.group if view.before.goodput is not None else None
+    heard, mine = view.observed.progress, {one.uid for one in view.pods if one.attempt == view.attempt}
+    told = training.step if training is not None and group is not None and group.attempt == view.attempt else None
+    last = heard.step if heard is not None and heard.pod in mine else None
+    return max((step for step in (told, last) if step is not None), default=None)
 
 
 def _restarting(view: View) -> str:

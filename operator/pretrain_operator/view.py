@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,14 +13,26 @@ from pretrain_operator.api import PretrainJob
 from pretrain_operator.backends import BACKENDS, Backend
 from pretrain_operator.children import child, cluster_site
 from pretrain_operator.conditions import moment
+from pretrain_operator.cost import exceeded, spent
 from pretrain_operator.digest import changed, spec_digest
 from pretrain_operator.facts import Pod, Workload, pod, workload
+from pretrain_operator.ledger import Scene, account, scene
 from pretrain_operator.metadata import QUEUE_LABEL
 from pretrain_operator.observed import Action, Apply, Body, Delete, Observed, Settings
-from pretrain_operator.stages import Stage, stages
-from pretrain_operator.status import PretrainJobStatus, Restart, StageStatus
+from pretrain_operator.stages import FURTHEST_STEP_VARIABLE, LEDGER_VARIABLE, TRAINING, Stage, stages, with_environment
+from pretrain_operator.status import PretrainJobStatus, Restart, Spent, StageStatus
 
 HALTED = "spec.suspend is true; set it to false to continue where it stopped"
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Why a job may run nothing now, though it is not finished."""
+
+    reason: str
+    message: str
+    cause: str
+    """In the words of a restart."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,10 @@ class View:
     """By stage."""
     pods: tuple[Pod, ...]
     deadline: datetime | None
+    created: datetime
+    cost: Spent | None
+    """What the job has cost until now."""
+    halt: Halt | None
 
     @property
     def backend(self) -> Backend:
@@ -76,6 +93,9 @@ def view_of(
     started = moment(before.start_time)
     if started is not None and job.spec.active_deadline_seconds is not None:
         deadline = started + timedelta(seconds=job.spec.active_deadline_seconds)
+    created, pods = moment(body["metadata"].get("creationTimestamp")) or now, tuple(map(pod, observed.pods))
+    price = job.spec.cost.price_per_gpu_hour
+    cost = spent(before.cost, created, pods, job.spec.training.gpus_per_node, price, now)
     return View(
         job=job,
         before=before,
@@ -85,8 +105,11 @@ def view_of(
         now=now,
         stages=tuple(stages(job, cluster_site(job, settings.images))),
         workloads={made.stage: made for made in map(workload, observed.workloads)},
-        pods=tuple(map(pod, observed.pods)),
+        pods=pods,
         deadline=deadline,
+        created=created,
+        cost=cost,
+        halt=_halt(job, cost),
     )
 
 
@@ -102,7 +125,32 @@ def read_status(body: Body) -> PretrainJobStatus:
 
 def create(view: View, stage: Stage) -> Apply:
     """Makes the child of a stage."""
-    return Apply(child(view.job, stage, view.attempt, view.generation))
+    return Apply(child(view.job, with_environment(stage, _known(view, stage)), view.attempt, view.generation))
+
+
+def _known(view: View, stage: Stage) -> dict[str, str]:
+    """What the status knows and a stage's program wants to. From what is written alone: a write that is repeated must be the
+    same, or the API server refuses it, as templates are immutable.
+    """
+    if stage.name == TRAINING and view.before.training is not None and view.before.training.furthest_step:
+        return {FURTHEST_STEP_VARIABLE: str(view.before.training.furthest_step)}
+    if stage.name == "report":
+        goodput = account(view.before.goodput, ledger_scene(view, view.before), _end_of_the_stage_before(view, stage))
+        return {LEDGER_VARIABLE: json.dumps(goodput.seconds)}
+    return {}
+
+
+def ledger_scene(view: View, status: PretrainJobStatus) -> Scene:
+    """What is seen of the job for its ledger, where this is said of it."""
+    nodes, workloads = view.job.spec.training.nodes, tuple(view.workloads.values())
+    return scene(view.created, nodes, status, workloads, view.pods, view.observed.progress)
+
+
+def _end_of_the_stage_before(view: View, stage: Stage) -> datetime:
+    names = [one.name for one in view.stages]
+    earlier = view.stages[names.index(stage.name) - 1]
+    made, said = view.workloads.get(earlier.name), view.earlier(earlier)
+    return (made.completed if made is not None else None) or moment(said.completion_time if said else None) or view.now
 
 
 def delete(made: Workload) -> Delete:
@@ -143,6 +191,13 @@ def hindered(view: View, one: Pod) -> str:
             return f"no node can take the pod ({said}); lower resources, change spec.scheduling, or add nodes"
 
 
-def halted() -> Step:
-    """Nothing is to be done, because the job is suspended."""
-    return Step(progressing=False, reason=reasons.SUSPENDED, message=HALTED)
+def halted(halt: Halt) -> Step:
+    """Nothing is to be done, because the job is halted."""
+    return Step(progressing=False, reason=halt.reason, message=halt.message)
+
+
+def _halt(job: PretrainJob, cost: Spent | None) -> Halt | None:
+    if job.spec.suspend:
+        return Halt(reasons.SUSPENDED, HALTED, "spec.suspend was set")
+    over = exceeded(job, cost)
+    return None if over is None else Halt(reasons.BUDGET_EXCEEDED, over, over)

@@ -21,8 +21,9 @@ from tests.seaweedfs import free_ports
 def test_alive_ready_and_counted() -> None:
     unseen = [0.0]
     metrics = Metrics()
-    metrics.observe(lambda: 3, lambda: 1.5, lambda: True)
+    metrics.observe(lambda: 3, lambda: 1.75e9, lambda: True)
     metrics.reconciles.labels("done").inc()
+    metrics.reconcile_seconds.observe(0.02)
     health_port, metrics_port = free_ports(2)
 
     async def go() -> None:
@@ -47,7 +48,8 @@ def test_alive_ready_and_counted() -> None:
         for line in (
             'pretrain_operator_build_info{version="0.1.0"} 1.0',
             "pretrain_operator_queue_depth 3.0",
-            "pretrain_operator_watch_age_seconds 1.5",
+            "pretrain_operator_watch_timestamp_seconds 1.75e+09",
+            'pretrain_operator_reconcile_seconds_bucket{le="0.03"} 1.0',
             "pretrain_operator_leading 1.0",
             'pretrain_operator_reconciles_total{result="done"} 1.0',
         ):

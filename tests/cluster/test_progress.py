@@ -25,6 +25,7 @@ from tests.cluster.server import Answer, Scripted, hangs_up, serving
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = ("team", "small")
+ACCOUNT = dict.fromkeys(("productive", "data_wait", "checkpoint", "repeated", "stalled"), 0.0) | {"initializing": 4.0}
 
 
 @pytest.fixture
@@ -32,7 +33,9 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The trainer's metrics, going on from step 10 of 40."""
     monkeypatch.setenv("PRETRAIN_METRICS_PORT", "0")
     beginning = Beginning(steps=40, checkpoint_steps=10, done=10, done_tokens=10 * 256)
-    metrics = Prometheus(Metadata(name="small", namespace="team"), beginning, Account(), Events({}, io.StringIO()))
+    metrics = Prometheus(
+        Metadata(name="small", namespace="team"), beginning, Account(4.0, clock=lambda: 100.0), Events({}, io.StringIO())
+    )
     yield metrics
     metrics.close()
 
@@ -57,12 +60,13 @@ def test_what_the_trainer_serves_is_understood(trainer: Prometheus) -> None:
         tokens_per_second=512,
         checkpoint_step=12,
         eta_seconds=28 * 0.5,
+        seconds=ACCOUNT,
     )
 
 
 def test_before_the_first_step_there_is_no_loss_yet(trainer: Prometheus) -> None:
     said = read(page(trainer), "u-1", NOW)
-    assert said == Progress(pod="u-1", at=NOW, step=10, steps=40, tokens=10 * 256, checkpoint_step=10)
+    assert said == Progress(pod="u-1", at=NOW, step=10, steps=40, tokens=10 * 256, checkpoint_step=10, seconds=ACCOUNT)
 
 
 def test_numbers_that_no_status_could_hold_are_left_out(trainer: Prometheus) -> None:
@@ -71,6 +75,23 @@ def test_numbers_that_no_status_could_hold_are_left_out(trainer: Prometheus) -> 
     said = read(page(trainer), "u-1", NOW)
     assert said is not None
     assert (said.loss, said.validation_loss, said.step) == (None, None, 11)
+
+
+def test_an_account_holds_states_and_times_and_nothing_else(trainer: Prometheus) -> None:
+    odd = "\n".join(
+        f'pretrain_training_seconds_total{{namespace="team",name="small",state="{state}"}} {value}'
+        for state, value in (
+            ("resting", 5),
+            ("productive", "NaN"),
+            ("stalled", -3),
+            ("repeated", "1e300"),
+            ("checkpoint", 2.5),
+        )
+    )
+    others = "\n".join(line for line in page(trainer).splitlines() if "seconds_total" not in line)
+    said = read(f"{others}\n{odd}\n", "u-1", NOW)
+    assert said is not None
+    assert said.seconds == {"checkpoint": 2.5}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +169,7 @@ def test_a_followed_pod_is_read_every_period_and_no_longer_than_followed(
 
     async def go() -> None:
         async with aiohttp.ClientSession() as session:
-            reader = ProgressReader(session, heard.append, lambda: NOW, port=trainer.server.server_port)
+            reader = ProgressReader(session, heard.append, lambda: NOW, port=trainer.exposition.port)
             reader.follow(KEY, None)
             reader.follow(KEY, {"metadata": {"uid": "u-0"}, "status": {}})  # has no address yet
             await asyncio.sleep(0.05)

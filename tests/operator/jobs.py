@@ -71,6 +71,11 @@ BROKEN_RULES = (
         "parallelism must not exceed tasks; lower parallelism or raise tasks",
     ),
     Case("same block twice", {"corpus.clean": ["pii", "pii"]}, "clean names a block twice; name each once"),
+    Case(
+        "a budget without a price",
+        {"cost": {"budget": 100}},
+        "budget needs pricePerGPUHour; add the price, or remove the budget",
+    ),
     Case("no tokenizer", {"tokenizer": {}}, "give exactly one of train and uri"),
     Case(
         "two tokenizers", {"tokenizer": {"train": {}, "uri": "s3://t/tokenizer.json"}}, "give exactly one of train and uri"
@@ -242,6 +247,7 @@ MUTABLE: dict[str, Any] = {
     "activeDeadlineSeconds": 3600,
     "ttlSecondsAfterFinished": 60,
     "scheduling": {"nodeSelector": {"gpu": "a100"}},
+    "cost": {"pricePerGPUHour": 2.5, "budget": 1000},
     "corpus.parallelism": 4,
     "corpus.resources": {"cpu": "2"},
     "training.tokens": 2_000_000,

@@ -1,21 +1,22 @@
 """Jobs through random histories: pods fail, nodes go, specs are edited, the operator is killed between any two writes.
 
 What must hold in every history: a plan never raises; nothing is created that exists; no training group begins beside pods
-of another; what has ended stays ended; and when the world stops throwing things at it, the job comes to its end.
+of another; what has ended stays ended; every second until then is booked once; and when the world stops throwing things at it, the job comes to its end.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from pretrain_operator.observed import Apply, Delete, Patch, Plan
+from pretrain_operator.observed import Apply, Delete, Patch, Plan, Progress
 from pretrain_stage.errors import PEER_LEFT
+from pretrain_stage.ledger import STATES
 
-from tests.operator.cluster_state import State, stamp
+from tests.operator.cluster_state import NOW, State, stamp
 
 SEEDS = range(24)
 THROWS = 60
@@ -64,10 +65,36 @@ class World(State):
             before = [one for one in self.job.get("status", {}).get("conditions", []) if one["type"] == kind]
             after = next(one for one in status["conditions"] if one["type"] == kind)
             assert not (before and before[0]["status"] == "True" and after["status"] == "False"), f"{kind} went back"
+        self.check_ledger(status)
         self.job["status"] = copy.deepcopy(status)
+
+    def check_ledger(self, status: dict[str, Any]) -> None:
+        """Whatever happened and whoever wrote it, what is booked is the time that has passed."""
+        before, after = self.job.get("status", {}).get("goodput"), status.get("goodput")
+        if after is None:
+            assert before is None, "a ledger was thrown away"
+            return
+        since, seconds = datetime.fromisoformat(after["since"]), after["seconds"]
+        assert round(1000 * sum(seconds.values())) == round(1000 * (since - NOW).total_seconds())
+        assert NOW <= since <= self.now
+        assert set(seconds) <= set(STATES)
+        for state, booked in (before or {"seconds": {}})["seconds"].items():
+            assert seconds[state] >= booked, f"{state} fell"
+        if "completionTime" in status:
+            assert (after["since"], "state" in after) == (status["completionTime"], False)
+
+    def tell(self) -> None:
+        """The first pod of a training group that runs tells of its time, however true that is."""
+        first = [one for one in self.of("train") if one["metadata"]["name"].endswith("-0")]
+        if first and first[0]["status"]["phase"] == "Running":
+            seconds = {state: self.chance.choice((0.0, 7.25, 1000.5)) for state in ("initializing", "productive", "repeated")}
+            uid, step = first[0]["metadata"]["uid"], self.chance.randint(1, 200)
+            self.progress = Progress(pod=uid, at=self.now, step=step, steps=245, tokens=1, seconds=seconds)
 
     def look(self) -> None:
         """The operator looks at the job, and may be killed."""
+        if self.chance.random() < 0.5:
+            self.tell()
         decided = self.plan()
         if self.chance.random() < 0.3:
             self.carry_out_partly(decided)

@@ -27,7 +27,7 @@ def test_every_reason_of_a_condition_or_event_has_a_row_and_every_row_a_reason()
 def test_every_reason_of_a_condition_says_on_which_and_what_to_do() -> None:
     rows = [line.strip("|").split("|") for line in PAGE.read_text().splitlines() if ROW.match(line)]
     of_conditions = [[cell.strip() for cell in row] for row in rows if len(row) == 4]
-    assert len(of_conditions) == 23
+    assert len(of_conditions) == 24
     for reason, on, means, remedy in of_conditions:
         assert on == "all of them" or set(on.split(", ")) <= CONDITIONS, reason
         assert means, reason

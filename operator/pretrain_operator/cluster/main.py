@@ -22,6 +22,7 @@ from pretrain_operator.cluster.client import Client
 from pretrain_operator.cluster.failures import Failure, Unavailable
 from pretrain_operator.cluster.handlers import Watches
 from pretrain_operator.cluster.health import Health
+from pretrain_operator.cluster.job_metrics import JobMetrics
 from pretrain_operator.cluster.lease import Lease, Lost
 from pretrain_operator.cluster.listing import AFTER_A_LIST_SECONDS, Listing
 from pretrain_operator.cluster.metrics import Metrics
@@ -121,8 +122,9 @@ class Operator:
         self.health = Health(self.lease.unseen_seconds, metrics.registry)
         self.tasks: list[asyncio.Task[NoReturn]] = []
         self.workers: list[asyncio.Task[None]] = []
-        self.heard_at = time.monotonic()
-        metrics.observe(self.queue.depth, lambda: time.monotonic() - self.heard_at, self.lease.leading.is_set)
+        self.heard_at = time.time()
+        metrics.observe(self.queue.depth, lambda: self.heard_at, self.lease.leading.is_set)
+        metrics.registry.register(JobMetrics(self.stores, self.progress.of, self.lease.leading.is_set, _utc))
 
     async def work(self) -> NoReturn:
         """Everything, in order. Raises UserError if it cannot begin, Lost when another replica has taken over."""
@@ -192,13 +194,15 @@ class Operator:
             if key is None:
                 return
             try:
-                self.metrics.reconciles.labels(await self.reconcile(key)).inc()
+                with self.metrics.reconcile_seconds.time():
+                    outcome = await self.reconcile(key)
+                self.metrics.reconciles.labels(outcome).inc()
             finally:
                 self.queue.done(key)
 
     def _deliver(self, type_: str | None, body: dict[str, Any]) -> None:
         """An event of a watch."""
-        self.heard_at = time.monotonic()
+        self.heard_at = time.time()
         if body["kind"] == LEASES.kind:
             self.lease.watched(body)
         elif type_ == "DELETED":

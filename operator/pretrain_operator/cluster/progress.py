@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 import aiohttp
+from pretrain_stage.ledger import STATES
 from prometheus_client.parser import text_string_to_metric_families
 
 from pretrain_operator.cluster.stores import Key
@@ -26,6 +27,8 @@ MOST_BYTES = 1024 * 1024
 AT_ONCE = 16
 """Reads at a time, over all jobs."""
 PREFIX = "pretrain_training_"
+ACCOUNT = "seconds_total"
+"""Its account of its own time, by state of the goodput ledger."""
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +102,7 @@ async def fetch(session: aiohttp.ClientSession, address: str, port: int) -> str 
 
 def read(text: str, pod: str, at: datetime) -> Progress | None:
     """The progress in a page of metrics; None if it does not say how far it is. pod: uid of the pod that said it."""
-    values = _values(text)
+    values, seconds = _values(text)
     step, steps, tokens = (_count(values.get(name)) for name in ("step", "steps", "trained_tokens"))
     if step is None or steps is None or tokens is None:
         return None
@@ -114,21 +117,31 @@ def read(text: str, pod: str, at: datetime) -> Progress | None:
         tokens_per_second=_positive(values.get("tokens_per_second")),
         checkpoint_step=_count(values.get("checkpoint_step")) or None,
         eta_seconds=_left(values, step, steps),
+        seconds=seconds,
     )
 
 
-def _values(text: str) -> dict[str, float]:
-    """The finite values of the trainer's metrics, by name without prefix. What is not in the format counts for nothing."""
+def _values(text: str) -> tuple[dict[str, float], dict[str, float]]:
+    """The finite values of the trainer's metrics, by name without prefix; and its account of its time, seconds by state.
+
+    What is not in the format counts for nothing.
+    """
     ours = "\n".join(line for line in text.splitlines() if line.startswith(PREFIX))
     values: dict[str, float] = {}
+    account: dict[str, float] = {}
     try:
         for family in text_string_to_metric_families(ours + "\n"):
             for sample in family.samples:
-                if math.isfinite(sample.value) and "le" not in sample.labels:
-                    values[sample.name.removeprefix(PREFIX)] = sample.value
+                name, state = sample.name.removeprefix(PREFIX), sample.labels.get("state")
+                if not math.isfinite(sample.value) or "le" in sample.labels:
+                    continue
+                if name == ACCOUNT and state in STATES and 0 <= sample.value <= MOST:
+                    account[state] = sample.value
+                elif state is None:
+                    values[name] = sample.value
     except ValueError as error:
         logger.debug("metrics that cannot be read: %s", error)
-    return values
+    return values, account
 
 
 def _count(value: float | None) -> int | None:

@@ -81,15 +81,22 @@ class Stores:
 
         Pods whose workload is gone count too: while they end, they still write.
         """
-        key, uid = key_of(job), job["metadata"]["uid"]
-        workloads = (*self._owned(JOBS, key, {uid}), *self._owned(PYTORCH_JOBS, key, {uid}))
+        key = key_of(job)
+        workloads, pods = self.children(job)
         rivals = self._buckets.get(self._bucket(job) or "", set()) - {key}
         return Observed(
             workloads=workloads,
-            pods=(*self._owned(PODS, key, {workload["metadata"]["uid"] for workload in workloads}), *self._left_behind(key)),
-            config_maps=self._owned(CONFIG_MAPS, key, {uid}),
+            pods=pods,
+            config_maps=self._owned(CONFIG_MAPS, key, {job["metadata"]["uid"]}),
             rivals=tuple(self._objects[PRETRAIN_JOBS.kind][rival] for rival in sorted(rivals)),
         )
+
+    def children(self, job: Body) -> tuple[tuple[Body, ...], tuple[Body, ...]]:
+        """The job's workloads, and its pods."""
+        key, uid = key_of(job), job["metadata"]["uid"]
+        workloads = (*self._owned(JOBS, key, {uid}), *self._owned(PYTORCH_JOBS, key, {uid}))
+        owners = {workload["metadata"]["uid"] for workload in workloads}
+        return workloads, (*self._owned(PODS, key, owners), *self._left_behind(key))
 
     def _owned(self, resource: Resource, job: Key, owners: set[str]) -> tuple[Body, ...]:
         objects = self._objects[resource.kind]
