@@ -10,7 +10,15 @@ from typing import NoReturn
 
 from pretrain_stage.errors import UserError
 
-EXTRAS = {"typer": "local", "rich": "local", "torchx": "local", "obstore": "local", "kubernetes": "cluster"}
+EXTRAS = {
+    "typer": "local",
+    "rich": "local",
+    "torchx": "local",
+    "obstore": "local",
+    "kubernetes": "cluster",
+    "numpy": "trace",
+    "pyarrow": "trace",
+}
 """What the commands import that the bare package does not bring, and the extra that has it."""
 
 

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from pretrain_operator.kubectl.commands import cluster_commands
+from pretrain_operator.kubectl.commands import EXIT_CODES as CLUSTER_EXIT_CODES
+from pretrain_operator.kubectl.commands import Context, Endpoint, Kubeconfig, Namespace, StoredOutput, cluster_commands
+from pretrain_operator.kubectl.completion import job_files_and_names
 
 EXIT_CODES = (
     "Exit codes: 0 done; 65 the job or its data is wrong, the message says where; 75 storage or network failed, try again; "
@@ -174,6 +176,47 @@ def render(
         typer.echo(rendering.as_yaml(rendering.render(job, images)), nl=False)
     else:
         typer.echo(rendering.as_json(rendering.render(job, images)), nl=False)
+
+
+@app.command(epilog=CLUSTER_EXIT_CODES)
+def trace(
+    job: Annotated[
+        str,
+        typer.Argument(
+            metavar="JOB",
+            help="File of the PretrainJob (job.yaml, ./job), or name of one on a cluster.",
+            autocompletion=job_files_and_names,
+            show_default=False,
+        ),
+    ],
+    step: Annotated[int, typer.Option(help="Step of training, from 1.", show_default=False)],
+    output: Annotated[StoredOutput, typer.Option("--output", "-o", help="How to print.")] = StoredOutput.table,
+    endpoint: Endpoint = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """List the documents that a step of training learns from: source, id, file, and how many tokens of each.
+
+    The order of the text is worked out, not recorded, so the step may be one that is still to come. RANK and MICRO-STEP are
+    those of as many processes as the job asks for now. Reads the storage; for s3:// with AWS_ACCESS_KEY_ID and
+    AWS_SECRET_ACCESS_KEY of the environment.
+
+    Examples:
+      pretrain trace job.yaml --step 12
+      pretrain trace demo --step 12 -n research --endpoint http://127.0.0.1:8333
+      pretrain trace job.yaml --step 12 -o json | jq -r '.samples[].documents[].id' | sort -u
+    """
+    from pretrain_operator.kubectl.connection import Target, checked_name, connect
+    from pretrain_operator.kubectl.traced import print_trace, trace_file, trace_job
+
+    if "/" in job or "." in job:  # no name has either
+        found = trace_file(Path(job), step, endpoint)
+    else:
+        checked_name(job, "JOB")
+        cluster = connect(Target(kubeconfig, context, namespace))
+        found = trace_job(cluster, job, cluster.namespace, step, endpoint)
+    print_trace(found, as_json=output is StoredOutput.json)
 
 
 app.add_typer(cluster_commands)

@@ -163,7 +163,7 @@ STAGES = MappingProxyType(
                 "tokenize",
                 "tokens",
                 "documents to tokens, training and held-out",
-                revision=1,
+                revision=2,
                 inputs=lambda spec: (corpus_stage(spec), "tokenizer"),
                 config=_tokenize_config,
             ),

@@ -3,6 +3,7 @@
 tokens/train/<index>.ds              tokens, uint16 or uint32 little-endian; each document ends with the end-of-text token
 tokens/train/<index>.ds.index        uint64: where each document ends, in tokens
 tokens/train/<index>.ds.metadata     tokenizer|bytes of a token, number of tokens, the same for people
+tokens/train/<index>.ds.documents.parquet    which documents these are (origins.py)
 tokens/held-out/<index>.ds           the same for the documents kept from training
 """
 
@@ -17,7 +18,9 @@ from datatrove.data import Document
 from datatrove.pipeline.tokens.tokenizer import TokenizedFile
 from tokenizers import Tokenizer
 
+from pretrain_preprocess import origins
 from pretrain_preprocess.documents import TEXT_BYTES, read_documents
+from pretrain_preprocess.origins import OriginWriter
 from pretrain_preprocess.split import is_held_out
 from pretrain_preprocess.stages import corpus_stage
 from pretrain_preprocess.task import Outcome, Task
@@ -26,7 +29,7 @@ from pretrain_preprocess.tokenizer import PATH
 BATCH_CHARACTERS = 4_000_000
 """Text that is tokenized at once, on all cores: enough to keep them busy, little enough for a small pod's memory."""
 
-ENDINGS = ("", ".index", ".metadata")
+ENDINGS = ("", ".index", ".metadata", origins.SUFFIX)
 
 
 @dataclass
@@ -35,11 +38,13 @@ class Split:
 
     name: str
     file: TokenizedFile
+    origins: OriginWriter
     documents: int = 0
     text_bytes: int = 0
 
     def write(self, document: Document, ids: list[int], dtype: str) -> None:
         self.file.write_bytes(np.array(ids, np.dtype(dtype).newbyteorder("<")).tobytes())
+        self.origins.write(document, len(self.file))
         self.documents += 1
         self.text_bytes += document.metadata[TEXT_BYTES]
 
@@ -61,6 +66,7 @@ def run(task: Task) -> Outcome:
     outputs = []
     for split in (train, held_out):
         split.file.close()
+        split.origins.close()
         name = f"{task.index:05d}.ds"
         outputs += [(task.scratch / split.name / (name + end), f"tokens/{split.name}/{name}{end}") for end in ENDINGS]
     return Outcome(
@@ -98,15 +104,17 @@ def open_split(name: str, task: Task, dtype: str) -> Split:
     """The token file of a task for one of the two parts."""
     folder = task.scratch / name
     folder.mkdir()
+    file = f"{task.index:05d}.ds"
     return Split(
         name,
         TokenizedFile(
             str(folder),
-            f"{task.index:05d}.ds",
+            file,
             tokenizer_name_or_path=PATH,
             save_final_metadata=True,
             token_size=np.dtype(dtype).itemsize,
         ),
+        OriginWriter(folder / f"{file}{origins.SUFFIX}"),
     )
 
 

@@ -27,7 +27,7 @@ from pretrain_stage.errors import UserError
 from tests.operator.jobs import job
 from tests.seaweedfs import free_ports
 
-COMMANDS = ("submit", "list", "status", "logs", "suspend", "resume", "checkpoints")
+COMMANDS = ("submit", "list", "status", "logs", "suspend", "resume", "checkpoints", "trace")
 
 
 @dataclass
@@ -120,6 +120,7 @@ def test_it_is_a_plugin_of_kubectl(tmp_path: Path) -> None:
         ("list", "-n", "../../kube-system"), ("list", "-n", "UPPER"), ("list", "-n", ""), ("list", "-n", "a" * 64),
         ("status", "a/b"), ("status", "../x"), ("status", "x?watch=true"), ("status", "-"), ("logs", "a.b"),
         ("logs", "x%2f"), ("suspend", "good", "x;y"), ("resume", "中文"), ("checkpoints", "x y"), ("status", "x", "-n", "\x1b[2J"),
+        ("trace", "X y", "--step", "1"),
     ],
 )  # fmt: skip
 def test_what_can_be_no_name_is_refused_before_anything_is_asked(arguments: tuple[str, ...], tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datatrove.utils.dataset import DatatroveFileDataset
 from hypothesis import given
 from hypothesis import strategies as st
+from pretrain_preprocess import origins
 from pretrain_preprocess.split import is_held_out, is_sampled
 from pretrain_preprocess.tokenizer import alphabet
 from pretrain_stage.errors import CorruptError, UserError
@@ -164,12 +166,18 @@ def test_the_split_takes_its_share() -> None:
     assert 0.007 < np.mean(np.logical_and(held_out, sampled)) < 0.013
 
 
-def test_token_files_are_datatroves(tmp_path: Path) -> None:
+def test_token_files_are_datatroves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And beside each there is a list of its documents, written a few at a time."""
+    monkeypatch.setattr(origins, "ROWS_AT_ONCE", 7)
     job = small_corpus(tmp_path, tasks=3)
     run(tmp_path, job, *TOKENIZE)
     storage = tmp_path / "storage"
     tokenizer = Tokenizer.from_file(str(storage / "tokenizer" / "tokenizer.json"))
     shards = [texts_of_shard(storage, index) for index in range(3)]
+    raw = {
+        path.name: [json.loads(line)["text"] for line in path.read_text().splitlines()]
+        for path in (tmp_path / "raw").iterdir()
+    }
     assert [] in shards, "a task without files"
     tokens = {"train": 0, "held-out": 0}
     for index, shard in enumerate(shards):
@@ -182,6 +190,12 @@ def test_token_files_are_datatroves(tmp_path: Path) -> None:
             ends = np.fromfile(f"{path}.index", "<u8").tolist()
             assert ends == np.cumsum([len(document) for document in expected]).tolist()
             assert Path(f"{path}.metadata").read_text().splitlines()[:2] == ["tokenizer/tokenizer.json|2", str(len(flat))]
+            listed = pq.read_table(f"{path}{origins.SUFFIX}").to_pylist()
+            assert [row["end"] for row in listed] == ends
+            assert [raw[row["file"]][row["record"]] for row in listed] == wanted
+            assert [(row["source"], row["id"]) for row in listed] == [
+                ("source-0", f"source-0/{row['file']}#{row['record']}") for row in listed
+            ]
             tokens[name] += len(flat)
             if len(flat) >= 8:
                 dataset = DatatroveFileDataset(str(path), seq_len=7, token_size=2)

@@ -44,7 +44,7 @@ class ObjectOutput(StrEnum):
 
 
 class StoredOutput(StrEnum):
-    """How `checkpoints` prints."""
+    """How `checkpoints` and `trace` print."""
 
     table = "table"
     json = "json"
@@ -78,6 +78,14 @@ Kubeconfig = Annotated[
 ]
 OneObject = Annotated[
     ObjectOutput | None, typer.Option("--output", "-o", help="Print the object instead.", show_default=False)
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Address of the storage as seen from here, in the place of spec.storage.endpointURL.",
+        show_default=False,
+    ),
 ]
 Timeout = Annotated[
     str | None,
@@ -306,14 +314,7 @@ def resume(names: Names, namespace: Namespace = None, context: Context = None, k
 def checkpoints(
     name: Name,
     namespace: Namespace = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Address of the storage as seen from here, in the place of spec.storage.endpointURL.",
-            show_default=False,
-        ),
-    ] = None,
+    endpoint: Endpoint = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every byte, and compare its SHA-256 with the manifest.")
     ] = False,

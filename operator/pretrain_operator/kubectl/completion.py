@@ -15,6 +15,7 @@ import typer
 
 SECONDS = 2.0
 """How long Tab may wait for the cluster."""
+JOB_FILES = (".yaml", ".yml", ".json")
 KUBECTL_NO_FILES, KUBECTL_DEFAULT = ":4", ":0"
 """What kubectl is told to do besides with what is printed: nothing, or to offer files where nothing is."""
 
@@ -22,6 +23,15 @@ KUBECTL_NO_FILES, KUBECTL_DEFAULT = ":4", ":0"
 def job_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of jobs in the namespace that was chosen on this command line."""
     return _quietly(ctx, incomplete, lambda cluster: cluster.jobs(cluster.namespace, None))
+
+
+def job_files_and_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Files that may hold a job, and folders on the way to one; then names of jobs."""
+    folder, slash, start = incomplete.rpartition("/")
+    found = (entry for entry in Path(folder + slash or ".").glob("*") if entry.is_dir() or entry.suffix in JOB_FILES)
+    names = sorted(f"{folder}{slash}{entry.name}{'/' if entry.is_dir() else ''}" for entry in found)
+    files = [name for name in names if name.startswith(incomplete) and (start or not name.startswith("."))]
+    return [*files, *job_names(ctx, incomplete)]
 
 
 def namespace_names(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -50,7 +50,7 @@ def print_checkpoints(
     cluster: Cluster, name: str, namespace: str, endpoint: str | None, *, deep: bool, as_json: bool
 ) -> None:
     """Prints the job's checkpoints, the newest first. deep: reads every byte. Raises StorageError with what to do."""
-    storage = _storage(cluster.job(name, namespace), namespace, endpoint)
+    storage = storage_of(cluster.job(name, namespace), namespace, endpoint)
     found = [one for step in checkpoint.steps(storage) if (one := stored(storage, step, deep=deep)) is not None]
     if as_json:
         print(json.dumps({"storage": storage.uri, "checkpoints": [_as_json(one) for one in found]}, indent=2))
@@ -133,13 +133,19 @@ def _as_json(one: Stored) -> dict[str, Any]:
     }
 
 
-def _storage(job: Body, namespace: str, endpoint: str | None) -> Storage:
-    """The job's storage, as it can be reached from here. Raises StorageError if it cannot."""
-    section = parse(config.Storage, job["spec"]["storage"], "spec.storage")
-    if not section.uri.startswith("s3://"):
-        raise ClusterError(f"spec.storage.uri: {section.uri} is a folder of some pod; only s3:// can be read from here")
+def storage_of(job: Body, namespace: str, endpoint: str | None) -> Storage:
+    """The storage of a job in a cluster, as it can be reached from here. Raises StorageError if it cannot."""
+    uri = str(job["spec"]["storage"]["uri"])
+    if not uri.startswith("s3://"):
+        raise ClusterError(f"spec.storage.uri: {uri} is a folder of some pod; only s3:// can be read from here")
+    return reachable_storage(job["spec"]["storage"], namespace, endpoint)
+
+
+def reachable_storage(storage: dict[str, Any], namespace: str, endpoint: str | None) -> Storage:
+    """What `spec.storage` of a job in that namespace says is in S3. Raises StorageError if it cannot be reached from here."""
+    section = parse(config.Storage, storage, "spec.storage")
     if endpoint is not None:
-        section = parse(config.Storage, job["spec"]["storage"] | {"endpointURL": endpoint}, "--endpoint")
+        section = parse(config.Storage, storage | {"endpointURL": endpoint}, "--endpoint")
     if section.endpoint_url is not None:
         _check_credentials(section, namespace)
         _check_endpoint(section.endpoint_url, namespace, given=endpoint is not None)
