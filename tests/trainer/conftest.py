@@ -16,6 +16,9 @@ from pretrain_stage.storage import Storage, open_folder
 
 from tests.trainer.jobs import STARTED, Spec, folder_storage, job, start, write_job
 
+PEAK_TERAFLOPS = 0.05
+"""That a process of the tests is said to have: nobody knows a CPU's."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -111,7 +114,8 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained
 def trained_by_two(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The small job, trained to its end by two processes with ZeRO 3, with TensorBoard; metrics were read on the way."""
     folder = tmp_path_factory.mktemp("trained-by-two")
-    return _train(prepared, folder, processesPerNode=2, deepspeed={"zeroStage": 3}, tensorboard=True)
+    settings = {"processesPerNode": 2, "deepspeed": {"zeroStage": 3}, "tensorboard": True, "peakTeraflops": PEAK_TERAFLOPS}
+    return _train(prepared, folder, **settings)
 
 
 def _train(prepared: Path, folder: Path, **training: Any) -> Trained:

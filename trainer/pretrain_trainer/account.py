@@ -27,13 +27,14 @@ FORGETTING = 0.01
 class Account:
     """Where the time of this process goes. `seconds` may be asked from any thread."""
 
-    def __init__(self, age: float | None = None, furthest: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begins with the process, or `age` seconds ago, initializing. furthest: the last step that was done before."""
+    def __init__(self, age: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begins with the process, or `age` seconds ago, initializing."""
         age = process_age() if age is None else age
         self.clock = StateClock("initializing", clock, age)
         self.began = time.time() - age
         """Unix time."""
-        self.furthest = furthest
+        self.furthest = 0
+        """The last step that an earlier attempt has done."""
         self.step_seconds = 0.0
         """Mean of a step, of which the first counts only until there is a second; 0 before the first."""
         self._steps = 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: its own faults are not to be reported from here
 import wandb
 
 from pretrain_trainer.config.sections import WeightsAndBiases
@@ -51,6 +53,7 @@ class WandbRun:
                 x_disable_stats=True,
                 x_disable_meta=True,
                 x_disable_machine_info=True,
+                x_save_requirements=False,
             ),
         )
         # Steps that are done again come a second time, which its own step counter would refuse.
@@ -68,5 +71,5 @@ class WandbRun:
         """What an offline run wrote: a folder for each start."""
         if self.section.mode != "offline":
             return ()
-        paths = self.folder.glob("wandb/offline-run-*/**/*")
-        return [(path, f"{FILES}/{path.relative_to(self.folder / 'wandb').as_posix()}") for path in paths if path.is_file()]
+        paths = self.folder.glob("wandb/offline-run-*/*.wandb")
+        return [(path, f"{FILES}/{path.parent.name}/{path.name}") for path in paths]
