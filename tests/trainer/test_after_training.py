@@ -19,8 +19,9 @@ from pretrain_trainer.plan import make_plan
 from pretrain_trainer.weights import load_model, load_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.trainer.browser import CHROMIUM, look
 from tests.trainer.conftest import Site, Trained
-from tests.trainer.jobs import start
+from tests.trainer.jobs import start, write_job
 
 TOLERANCE = 1e-5
 """Largest difference of a logit. Both run in fp32 with the same kernels; 0 was seen."""
@@ -78,12 +79,63 @@ def test_the_model_card_carries_the_lineage(site: Site) -> None:
 def test_the_report_is_one_page_with_everything_in_it(site: Site) -> None:
     page = site.path("reports/index.html").read_text()
     evaluation = json.loads(site.path("reports/evaluation.json").read_text())
-    assert "data:image/png;base64," in page
     assert not re.search(r"(src|href)=[\"']?(https?:|/)", page), "it must open without a network"
-    assert f"{evaluation['perplexity']:,.1f}" in page
-    assert page.count("<blockquote>") == len(evaluation["samples"])
+    assert f"{evaluation['perplexity']:,.2f}" in page
+    assert page.count("<blockquote") == len(evaluation["samples"])
+    for stage in ("tokenizer", "tokenize", "train", "evaluate", "export"):
+        manifest = read_manifest(site.storage, stage)
+        assert manifest is not None
+        assert manifest.digest in page
+    assert "globalBatchTokens: 256" in page
     picture = site.path("reports/curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, in PATH or named by CHROMIUM")
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_the_report_opens_in_a_browser(site: Site, width: int, dark: bool) -> None:
+    page = site.path("reports/index.html")
+    seen = look(page, width, dark)
+    assert seen.complaints == []
+    assert [address for address in seen.requests if not address.startswith("data:")] == [page.as_uri()]
+    assert seen.headings == [
+        "Curves", "Goodput", "Documents", "Checkpoints", "Evaluation", "Samples", "Lineage", "Configuration",
+    ]  # fmt: skip
+    assert seen.width <= width, "nothing reaches out of the window"
+    assert re.fullmatch(r"step 2\d: training \d\.\d+, validation \d\.\d+", seen.pointed)
+    assert seen.picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, in PATH or named by CHROMIUM")
+def test_what_should_not_be_in_the_report_is_noticed(site: Site, tmp_path: Path) -> None:
+    text = site.path("reports/index.html").read_text()
+    page = tmp_path / "index.html"
+    page.write_text(text.replace("</body>", '<img src="https://example.org/x.png"><script>alert(1)</script></body>'))
+    complaints = " ".join(look(page, 1280).complaints)
+    assert "img-src" in complaints
+    assert "script-src" in complaints
+
+
+def test_the_ledger_that_an_engine_hands_over_is_in_the_report(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.storage.uri, tmp_path / "storage")
+    (tmp_path / "storage" / "stages" / "report.json").unlink()
+    spec = site.job()
+    spec["spec"]["storage"]["uri"] = str(tmp_path / "storage")
+    job_file = write_job(tmp_path, spec)
+    page = tmp_path / "storage" / "reports" / "index.html"
+    assert "Nobody kept an account of the whole job" in page.read_text()
+    ledger = {"queued": 30.0, "productive": 90.0}
+    run = start("report", job_file, PRETRAIN_LEDGER=json.dumps(ledger))
+    assert run.ended() == 0, run.errors
+    assert "Where the job's 2:00 min went" in page.read_text()
+    assert 'title="queued: 30 s, 25.0%"' in page.read_text()
+    later = start("report", job_file, PRETRAIN_LEDGER=json.dumps({**ledger, "down": 99.0}))
+    assert later.ended() == 0
+    assert later.result["unchanged"] is True, "that time has passed makes no new report"
+    (tmp_path / "storage" / "stages" / "report.json").unlink()
+    wrong = start("report", job_file, PRETRAIN_LEDGER="[1]")
+    assert wrong.ended() == 65
+    assert wrong.errors[0].startswith("PRETRAIN_LEDGER: '[1]' is no JSON object")
 
 
 def test_text_of_users_and_models_is_escaped(site: Site, tmp_path: Path) -> None:
@@ -100,7 +152,7 @@ def test_text_of_users_and_models_is_escaped(site: Site, tmp_path: Path) -> None
     run = start("report", job_file)
     assert run.ended() == 0, run.errors
     page = (tmp_path / "storage" / "reports" / "index.html").read_text()
-    assert "<script>" not in page
+    assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
 
 

@@ -27,7 +27,7 @@ PROGRAMS = {
     "train": "one rank of training; started by launch, or by torchrun",
     "evaluate": "loss, perplexity and bits per byte on all held-out text, and sampled continuations",
     "export": "the final model as a Hugging Face folder in safetensors",
-    "report": "curves as a picture, and a page with stages, samples, lineage and configuration",
+    "report": "a page with curves, goodput, stage counts, checkpoints, samples, lineage and configuration; curves as a picture",
 }
 
 
@@ -95,7 +95,7 @@ def program(options: argparse.Namespace, job: Job[TrainerSpec], events: Events) 
         case "report":
             from pretrain_trainer.report import report
 
-            return lambda: report(job, events)
+            return lambda: report(job, options.job, events)
         case _:
             raise AssertionError(options.program)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -11,11 +10,12 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from pretrain_trainer.history import History
 
-def draw_curves(record: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Loss, learning rate and speed over the steps. record: the lines of reports/training.jsonl."""
-    steps = [line for line in record if line["kind"] == "step"]
-    validations = [line for line in record if line["kind"] == "validation"]
+
+def draw_curves(history: History, title: str, path: Path) -> None:
+    """Loss, learning rate and speed over the steps."""
+    steps, validations = history.steps, history.validations
     figure, (loss, rate, speed) = plt.subplots(
         3, 1, figsize=(9, 8), sharex=True, height_ratios=(3, 1, 1), layout="constrained"
     )

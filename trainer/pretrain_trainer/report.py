@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pretrain_stage.config import Job
+from pretrain_stage.errors import UserError
 from pretrain_stage.events import Events
 from pretrain_stage.manifest import File, Manifest, put_output, read_manifest
 from pretrain_stage.storage import Storage, open_storage
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from pretrain_trainer.checkpoint import committed_steps
 from pretrain_trainer.config.sections import TrainerSpec
+from pretrain_trainer.history import read_history
 from pretrain_trainer.lineage import lineage
 from pretrain_trainer.listeners.record import RECORD
+from pretrain_trainer.page import Facts, page
 from pretrain_trainer.plan import Plan, finished_training, make_plan
 from pretrain_trainer.stage import run_once
 
-REPORT_REVISION = 2
+REPORT_REVISION = 3
+LEDGER_VARIABLE = "PRETRAIN_LEDGER"
+"""Environment variable with the seconds of the job until now by state of the goodput ledger, as JSON; set by both engines.
 
-_TEMPLATES = Environment(loader=PackageLoader("pretrain_trainer", "."), autoescape=True, undefined=StrictUndefined)
+It is no part of the stage's identity: a finished report is not made again because time has passed."""
 
 
-def report(job: Job[TrainerSpec], events: Events) -> None:
-    """Leaves reports/curves.png, reports/index.html and reports/preprocessing.jsonl."""
+def report(job: Job[TrainerSpec], job_file: Path, events: Events) -> None:
+    """Leaves reports/index.html, reports/curves.png and reports/preprocessing.jsonl.
+
+    Raises UserError if the job's training is not finished.
+    """
     storage = open_storage(job.spec.storage)
     plan = make_plan(job, storage, job.spec.training.world_size)
     training = finished_training(storage, plan)
+    ledger = read_ledger(os.environ.get(LEDGER_VARIABLE))
     chain = lineage(storage, training)
     inputs = {manifest.stage: manifest.digest for manifest in chain}
     for stage in ("evaluate", "export"):
@@ -37,24 +46,51 @@ def report(job: Job[TrainerSpec], events: Events) -> None:
         if manifest is not None and manifest.inputs.get("train") == training.digest:
             inputs[stage] = manifest.digest
             chain.append(manifest)
-    run_once(
-        storage, events, "report", REPORT_REVISION, None, inputs, lambda scratch: _report(storage, plan, chain, scratch)
-    )
+
+    def work(scratch: Path) -> tuple[tuple[File, ...], dict[str, JsonValue]]:
+        return _report(storage, plan, chain, ledger, json.loads(job_file.read_bytes()), scratch)
+
+    run_once(storage, events, "report", REPORT_REVISION, None, inputs, work)
+
+
+def read_ledger(text: str | None) -> dict[str, float] | None:
+    """The account that the engine hands over; None if there is none. Raises UserError if it is none."""
+    if not text:
+        return None
+    try:
+        return TypeAdapter(dict[str, float]).validate_json(text)
+    except ValidationError:
+        raise UserError(
+            f"{LEDGER_VARIABLE}: {text[:100]!r} is no JSON object of seconds by state; unset it, the operator sets it for its pods"
+        ) from None
 
 
 def _report(
-    storage: Storage, plan: Plan, chain: list[Manifest], scratch: Path
+    storage: Storage,
+    plan: Plan,
+    chain: list[Manifest],
+    ledger: dict[str, float] | None,
+    job: JsonValue,
+    scratch: Path,
 ) -> tuple[tuple[File, ...], dict[str, JsonValue]]:
     from pretrain_trainer.curves import draw_curves
 
-    record = [json.loads(line) for line in (storage.read(RECORD) or b"").splitlines()]
-    draw_curves(record, plan.job.metadata.name, scratch / "curves.png")
+    history = read_history(storage.read(RECORD) or b"")
+    evaluated = any(manifest.stage == "evaluate" for manifest in chain)
+    facts = Facts(
+        plan=plan,
+        chain=chain,
+        history=history,
+        evaluation=json.loads(storage.read("reports/evaluation.json") or b"null") if evaluated else None,
+        ledger=ledger,
+        stored=frozenset(committed_steps(storage)),
+        job=job,
+        made=datetime.now(UTC),
+    )
+    draw_curves(history, plan.job.metadata.name, scratch / "curves.png")
     lines = [json.dumps(line, ensure_ascii=False) for manifest in chain for line in count_lines(manifest)]
     (scratch / "preprocessing.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    evaluation = json.loads(storage.read("reports/evaluation.json") or b"null")
-    configuration = (storage.read("job.json") or b"").decode()
-    text = page(plan, chain, evaluation, configuration, (scratch / "curves.png").read_bytes())
-    (scratch / "index.html").write_text(text, encoding="utf-8")
+    (scratch / "index.html").write_text(page(facts), encoding="utf-8")
     names = ("curves.png", "index.html", "preprocessing.jsonl")
     return tuple(put_output(storage, scratch / name, f"reports/{name}") for name in names), {}
 
@@ -71,46 +107,3 @@ def count_lines(manifest: Manifest) -> list[dict[str, JsonValue]]:
             for reason, number in reasons.items()
         ]
     return lines
-
-
-def page(plan: Plan, chain: list[Manifest], evaluation: dict[str, Any] | None, configuration: str, curves: bytes) -> str:
-    """The page, with the picture inside it. Whatever a user or a model wrote is escaped."""
-    return _TEMPLATES.get_template("report.html.jinja").render(
-        name=plan.job.metadata.name,
-        numbers=_numbers(plan, chain, evaluation),
-        curves=base64.b64encode(curves).decode(),
-        samples=evaluation["samples"] if evaluation else [],
-        documents=[_documents(manifest) for manifest in chain if manifest.counts.read],
-        lineage=[{"name": m.stage, "digest": m.digest, "inputs": sorted(m.inputs.items())} for m in chain],
-        configuration=configuration,
-    )
-
-
-def _numbers(plan: Plan, chain: list[Manifest], evaluation: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """The figures at the top of the page, each with its label."""
-    trained = next(manifest.facts for manifest in chain if manifest.stage == "train")
-    numbers = [
-        ("parameters", f"{plan.parameters:,}"),
-        ("tokens trained on", f"{trained['tokens']:,}"),
-        ("steps", f"{trained['steps']:,}"),
-        ("training loss, last step", f"{trained['final_loss']:.3f}"),
-        ("validation loss", f"{trained['validation_loss']:.3f}"),
-    ]
-    if evaluation:
-        numbers += [
-            ("perplexity, all held-out text", f"{evaluation['perplexity']:,.1f}"),
-            ("bits per byte", f"{evaluation['bits_per_byte']:.3f}"),
-        ]
-    return numbers
-
-
-def _documents(manifest: Manifest) -> dict[str, Any]:
-    counts = manifest.counts
-    reasons = {f"{block}: {reason}": n for block, by_reason in counts.dropped.items() for reason, n in by_reason.items()}
-    return {
-        "name": manifest.stage,
-        "read": f"{counts.read:,}",
-        "kept": f"{counts.kept:,}",
-        "dropped": f"{counts.read - counts.kept:,}",
-        "reasons": [(reason, f"{n:,}") for reason, n in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))],
-    }
