@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pretrain_operator.api import PretrainJob, check_in_cluster
 from pretrain_operator.check import Finding, arithmetic, elsewhere, faults, here, parse_size
+from pretrain_operator.goodput_bar import legend
 from pretrain_operator.local.engine import Outcome
 from pretrain_operator.local.plan import cores_here
 from pretrain_operator.local.progress import RunState
@@ -39,7 +40,7 @@ def run_job(job: PretrainJob, options: Options, again: str) -> int:
     outcome = run(job, options, log_dir, console)
     if outcome.exit_code == 0:
         for line in summary(job, outcome.state, log_dir):
-            console.print(Text(line), soft_wrap=True)
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
     return conclude(outcome, again, log_dir)
 
 
@@ -113,7 +114,7 @@ def in_short(job: PretrainJob, findings: list[Finding]) -> str:
     return "\n".join([f"{job.metadata.name}: {main}", *notes])
 
 
-def summary(job: PretrainJob, state: RunState, log_dir: Path) -> Iterator[str]:
+def summary(job: PretrainJob, state: RunState, log_dir: Path) -> Iterator[str | Text]:
     """What a person wants to know when all is done: times, losses, the text that the model wrote, where to look."""
     took = [(stage.name, stage.elapsed(state.now) or 0.0) for stage in state.stages if stage.word == "done"]
     yield ""
@@ -121,6 +122,8 @@ def summary(job: PretrainJob, state: RunState, log_dir: Path) -> Iterator[str]:
     yield f"{job.metadata.name}: done{upto} after {duration(state.now - state.started)}"
     if took:
         yield "time: " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in took)
+    if took and state.goodput:
+        yield Text.assemble("goodput: ", legend(state.goodput), f" of {duration(sum(state.goodput.values()))}")
     storage = open_storage(job.spec.storage)
     if state.stages[-1].name == "report":
         yield from written(storage)

@@ -7,7 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from pretrain_stage.manifest import read_manifest
 from pretrain_stage.storage import Storage
 from torchx.runner import Runner
 
+from pretrain_operator.local.ledger import RunLedger
 from pretrain_operator.local.plan import GRACE_SECONDS, TRAINING_GRACE_SECONDS, fold, settle
-from pretrain_operator.local.progress import RunState, Word, apply, begin, close, tick
+from pretrain_operator.local.progress import RunState, Word, apply, begin, book, close, tick
 from pretrain_operator.local.scheduler import SCHEDULER, LocalProcesses, open_runner
 from pretrain_operator.local.signals import StopRequests
 from pretrain_operator.local.tail import Tail, last_lines
 from pretrain_operator.local.view import View
-from pretrain_operator.stages import Stage
+from pretrain_operator.stages import Stage, with_environment
 
 POLL_SECONDS = 0.1
 SHOW_SECONDS = 0.5
@@ -83,6 +84,7 @@ class Run:
     log_dir: Path
     machine: Machine
     view: View
+    ledger: RunLedger = field(default_factory=RunLedger)
     state: RunState = field(init=False)
     _shown: float = float("-inf")
 
@@ -92,23 +94,31 @@ class Run:
     def all_stages(self) -> Outcome:
         """Runs one stage after another until one fails or somebody asks to stop."""
         with StopRequests() as stop, self.view:
-            for stage in self.stages:
-                if stop.asked:
-                    return self._stopped(stop, f"stopped before stage {stage.name}")
-                failure = self._one_stage(stage, stop)
-                if failure is not None:
-                    return failure
-        return Outcome(self.state)
+            outcome = self._until_one_fails(stop) or Outcome(self.state)
+        finished = not outcome.exit_code and self.stages[-1].name == "report"
+        seconds = self.ledger.close(None if finished else "down" if outcome.exit_code and not outcome.stopped else "queued")
+        return replace(outcome, state=book(self.state, seconds))
+
+    def _until_one_fails(self, stop: StopRequests) -> Outcome | None:
+        for stage in self.stages:
+            if stop.asked:
+                return self._stopped(stop, f"stopped before stage {stage.name}")
+            failure = self._one_stage(stage, stop)
+            if failure is not None:
+                return failure
+        return None
 
     def _one_stage(self, stage: Stage, stop: StopRequests) -> Outcome | None:
         """Starts the stage's processes, follows them to their end, and says how it ended; None if all is well."""
         self._turn(stage, "running")
-        running = self._start(stage)
+        running = self._start(with_environment(stage, self.ledger.environment(stage.name)))
+        self.ledger.started(stage.name)
         try:
             self._follow(running, stop)
         finally:
             running.scheduler.kill()
             running.runner.close()
+            self.ledger.ended(worked=self.state.stage(stage.name).worked)
         if not running.scheduler.failed():
             self._close(stage)
             self._turn(stage, "done")
@@ -148,7 +158,8 @@ class Run:
             if ended:
                 return
             self._stop_if_asked(running, stop)
-            self._show(tick(self.state, time.monotonic()))
+            self.ledger.passes()
+            self._show(book(tick(self.state, time.monotonic()), self.ledger.seconds()))
             time.sleep(POLL_SECONDS)
 
     def _hear(self, running: Running, replica: int, line: str) -> None:
@@ -160,6 +171,7 @@ class Run:
         if event["event"] == "log":
             running.logged.setdefault(replica, deque(maxlen=LAST_LINES)).append(library_line(event))
         self.state = apply(self.state, {**event, "stage": running.stage.name}, time.monotonic())
+        self.ledger.heard(running.stage.name, event)
 
     def _stop_if_asked(self, running: Running, stop: StopRequests) -> None:
         """Asks the processes to stop if a person wants it or one of them has failed; kills those that take too long."""

@@ -115,6 +115,11 @@ class StageState:
     training: Training | None = None
 
     @property
+    def worked(self) -> bool:
+        """Whether anything was done that had not been done before."""
+        return self.unchanged < max(1, self.finished) and self.name != "preflight"  # which looks, and leaves nothing
+
+    @property
     def active(self) -> bool:
         return self.word in ("running", "stopping")
 
@@ -157,6 +162,8 @@ class RunState:
     started: float
     now: float
     warnings: tuple[Warned, ...] = ()
+    goodput: Mapping[str, float] = field(default_factory=dict)
+    """Seconds in each state of the job's ledger, those of earlier runs too."""
 
     def stage(self, name: str) -> StageState:
         return next(stage for stage in self.stages if stage.name == name)
@@ -184,6 +191,11 @@ def apply(state: RunState, event: Mapping[str, Any], now: float) -> RunState:
 def tick(state: RunState, now: float) -> RunState:
     """The state when nothing has happened but time."""
     return replace(state, now=max(state.now, now))
+
+
+def book(state: RunState, seconds: Mapping[str, float]) -> RunState:
+    """The state with the job's ledger."""
+    return replace(state, goodput=seconds)
 
 
 def close(state: RunState, stage: str, manifest: Manifest) -> RunState:

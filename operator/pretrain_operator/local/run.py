@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
 
 from pretrain_stage.errors import UserError
-from pretrain_stage.storage import open_storage
+from pretrain_stage.storage import Storage, open_storage
 from rich.console import Console
 
-from pretrain_operator.api import PretrainJob
+from pretrain_operator.api import IMMUTABLE, PretrainJob
 from pretrain_operator.local.engine import Machine, Outcome, Run
+from pretrain_operator.local.ledger import PATH, RunLedger
 from pretrain_operator.local.lock import claimed
 from pretrain_operator.local.plan import cores_here, free_port, site
 from pretrain_operator.local.view import LineView, NoView, TableView, View
@@ -45,7 +49,23 @@ def run(job: PretrainJob, options: Options, log_dir: Path, console: Console) -> 
     with claimed(storage, job.spec.storage.endpoint_url):
         storage.write("job.json", job_file_text(job).encode())
         shown = view(console, options.plain)
-        return Run(job.metadata.name, planned, storage, log_dir, machine(job), shown).all_stages()
+        ledger = RunLedger(_kept(storage), _training_of(job), partial(storage.write, PATH))
+        return Run(job.metadata.name, planned, storage, log_dir, machine(job), shown, ledger).all_stages()
+
+
+def _kept(storage: Storage) -> bytes | None:
+    """The ledger of earlier runs; one that cannot be read is no reason not to run."""
+    try:
+        return storage.read(PATH)
+    except UserError:
+        return None
+
+
+def _training_of(job: PretrainJob) -> str:
+    """A digest of the fields that decide what is trained, and so whose steps those of an earlier run are."""
+    spec = job.job_file()["spec"]
+    values = [reduce(lambda section, name: section.get(name) or {}, path.split("."), spec) for path in IMMUTABLE]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_preflight(job: PretrainJob, log_dir: Path) -> Outcome:

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pretrain_operator.goodput_bar import bar, legend
 from pretrain_operator.local.progress import RunState, StageState, Training, Word
 
 BAR_CELLS = 12
@@ -164,8 +165,13 @@ def draw(state: RunState) -> RenderableType:
     warnings = [
         Text(f"warning: {warned.stage}: {warned.message}{_times(warned.times)}", style="yellow") for warned in state.warnings
     ]
+    goodput = [bar(state.goodput), legend(state.goodput)] if _has_trained(state) else []
     # The cursor rests on a line of its own: the ^C that a terminal echoes must not wrap and shift the table.
-    return Group(table, *warnings, Text())
+    return Group(table, *goodput, *warnings, Text())
+
+
+def _has_trained(state: RunState) -> bool:
+    return bool(state.goodput) and any(stage.training for stage in state.stages)
 
 
 def changes(before: RunState | None, after: RunState) -> Iterator[str]:
