@@ -11,6 +11,8 @@ from typing import Any
 
 from pretrain_stage.ledger import STALL_SECONDS, STATES, State
 
+OF_THE_TRAINER = ("productive", "data_wait", "checkpoint", "repeated")
+"""States that only a training program itself can tell of: without its word they do not go on for long."""
 STALL = int(1000 * STALL_SECONDS)
 
 

@@ -37,8 +37,8 @@ def legend(seconds: Mapping[str, float]) -> Text:
     """The share of each state, the largest first."""
     line, total = Text(), sum(seconds.values())
     for state in sorted((one for one in STATES if seconds.get(one)), key=lambda one: -seconds[one]):
-        line.append(", " if line else "").append("━ ", style=COLOURS[state]).append(
-            f"{word(state)} {percent(seconds[state] / total)}"
+        line.append(", " if line else "").append(word(state), style=COLOURS[state]).append(
+            f" {percent(seconds[state] / total)}"
         )
     return line
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 
 from pretrain_stage.ledger import State
 
-from pretrain_operator.books import STALL, Books, account_of, in_seconds
+from pretrain_operator.books import OF_THE_TRAINER, STALL, Books, account_of, in_seconds
 from pretrain_operator.conditions import moment, timestamp
 from pretrain_operator.facts import Pod, Workload
 from pretrain_operator.observed import Progress
@@ -28,9 +28,6 @@ from pretrain_operator.timeline import Ended, Timeline, milliseconds, timeline
 
 DRIFT = 2_000
 """Milliseconds by which a pod and the operator may differ about the time between two words; times have whole seconds."""
-
-OF_THE_TRAINER = ("productive", "data_wait", "checkpoint", "repeated")
-"""States that only a program itself can tell of: without its word they do not go on for long."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from pretrain_operator.goodput_bar import CELLS, COLOURS, bar
 from pretrain_operator.kubectl.seen import SeenJob, seen
 from pretrain_operator.kubectl.view import attention, changes, draw
+from pretrain_stage.ledger import STATES
 from rich.console import Console
 
 from tests.kubectl.resources import NOW, TRAINING, ago, conditions, resource, stage
@@ -47,6 +49,53 @@ def test_a_job_in_training() -> None:
         "",
     ]
     assert any("attempt 1 ended, Infrastructure: rank 1: killed (checkpoint" in line for line in printed(job(TRAINING)))
+
+
+LEDGER = {
+    "state": "productive", "since": ago(8), "ratio": 0.43,
+    "seconds": {"queued": 12, "starting": 20.5, "preprocessing": 280, "initializing": 30.25, "productive": 120.5,
+                "data_wait": 1.25, "checkpoint": 6, "repeated": 40, "down": 81.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_where_the_time_went_and_what_it_cost(width: int) -> None:
+    body = resource(status=TRAINING | {"goodput": LEDGER, "cost": {"gpuSeconds": 90_000.0, "spent": 62.5}})
+    body["spec"]["cost"] = {"pricePerGPUHour": 2.5, "budget": 1000}
+    lines = printed(seen(body), width)
+    at = lines.index("TIME 10:00 (43 % productive since training began); now productive")
+    assert lines[at + 1] == "━" * 60
+    legend = " ".join(lines[at + 2 : lines.index("25.00 GPU hours at 2.5 each: 62.50 of 1,000 spent")])
+    assert legend == (
+        "preprocessing 47 %, productive 21 %, down 14 %, repeated 7 %, initializing 5 %, starting 3 %, queued 2 %, "
+        "checkpoint 1 %, data wait <1 %"
+    )
+
+
+def test_a_training_pod_that_is_not_heard_of_has_stalled() -> None:
+    def shown(**changed: Any) -> list[str]:
+        return printed(job(TRAINING | {"goodput": LEDGER | {"since": ago(200)}} | changed), 120)
+
+    assert any("now stalled" in line for line in shown())
+    assert any("productive 23 %" in line and "stalled 18 %" in line for line in shown())
+    assert any("now productive" in line for line in shown(stage="evaluate"))
+    finished = {"since": ago(0), "seconds": {"productive": 30, "resting": 5, "queued": "x", "down": -1}}
+    assert "TIME 0:30" in shown(goodput=finished)
+
+
+def test_the_bar_shows_each_state_as_long_as_it_was() -> None:
+    drawn = bar({"queued": 1.0, "productive": 2.0, "down": 1.0}, 8)
+    spans = [(span.end - span.start, span.style) for span in drawn.spans if span.end > span.start]
+    assert spans == [(2, COLOURS["queued"]), (4, COLOURS["productive"]), (2, COLOURS["down"])]
+    assert len(bar({"queued": 0.001, "productive": 1.0, "down": 0.001})) == CELLS
+    assert bar({}).plain == ""
+    assert set(COLOURS) == set(STATES)
+
+
+def test_a_restart_tells_what_it_cost() -> None:
+    restarts = [TRAINING["restarts"][0] | {"step": 70}]  # type: ignore[index]
+    shown = " ".join(printed(job(TRAINING | {"restarts": restarts})))
+    assert "(at step 70, checkpoint known then: 50, up to 20 steps lost)" in shown
 
 
 def test_a_low_terminal_shows_less() -> None:

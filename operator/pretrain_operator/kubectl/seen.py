@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pretrain_stage.ledger import STALL_SECONDS, STATES
+
+from pretrain_operator.books import OF_THE_TRAINER
 from pretrain_operator.kubectl.plain import plain
 
 FINISHED = ("Succeeded", "Failed")
@@ -66,6 +69,47 @@ class SeenRestart:
     reason: str
     message: str
     checkpoint_step: int | None
+    step: int | None
+
+
+@dataclass(frozen=True)
+class SeenGoodput:
+    """Where the wall time went."""
+
+    state: str
+    """The state that is open; empty once the job is finished."""
+    since: datetime | None
+    seconds: Mapping[str, float]
+    ratio: float | None
+
+    def now(self, time: datetime, *, trains: bool) -> str:
+        """The state that the job is in; empty once it is finished. trains: whether a training pod may tell of its own time: it
+        is heard every few seconds.
+        """
+        silent = trains and self.state in OF_THE_TRAINER and self._open(time) > STALL_SECONDS
+        return "stalled" if silent else self.state
+
+    def until(self, time: datetime, *, trains: bool) -> dict[str, float]:
+        """Seconds by state until now."""
+        seconds, left, state = dict(self.seconds), self._open(time), self.now(time, trains=trains)
+        known = min(left, STALL_SECONDS) if state != self.state else 0.0
+        for one, more in ((self.state, known), (state, left - known)):
+            if more > 0:
+                seconds[one] = seconds.get(one, 0.0) + more
+        return seconds
+
+    def _open(self, time: datetime) -> float:
+        return 0.0 if self.since is None or not self.state else max(0.0, (time - self.since).total_seconds())
+
+
+@dataclass(frozen=True)
+class SeenCost:
+    """What was spent, and may be."""
+
+    gpu_seconds: float
+    spent: float | None
+    price: float | None
+    budget: float | None
 
 
 @dataclass(frozen=True)
@@ -92,6 +136,8 @@ class SeenJob:
     training: SeenTraining | None
     restart_count: int
     restarts: tuple[SeenRestart, ...]
+    goodput: SeenGoodput | None
+    cost: SeenCost | None
 
     def condition(self, kind: str) -> SeenCondition | None:
         return next((condition for condition in self.conditions if condition.type == kind), None)
@@ -130,6 +176,8 @@ def seen(body: Mapping[str, Any]) -> SeenJob:
         training=_training(_map(status, "training")),
         restart_count=_whole(status, "restartCount"),
         restarts=tuple(map(_restart, _maps(status, "restarts"))),
+        goodput=_goodput(_map(status, "goodput")),
+        cost=_cost(_map(status, "cost"), _map(spec, "cost")),
     )
 
 
@@ -180,6 +228,31 @@ def _restart(body: Mapping[str, Any]) -> SeenRestart:
         reason=_text(body, "reason"),
         message=_text(body, "message"),
         checkpoint_step=_whole_or_none(body, "checkpointStep"),
+        step=_whole_or_none(body, "step"),
+    )
+
+
+def _goodput(body: Mapping[str, Any]) -> SeenGoodput | None:
+    """The ledger; states that this program does not know are left out."""
+    if not body:
+        return None
+    seconds = {state: _number(_map(body, "seconds"), state) for state in STATES}
+    return SeenGoodput(
+        state=_text(body, "state"),
+        since=_time(body, "since"),
+        seconds={state: value for state, value in seconds.items() if value is not None and 0 < value < 1e12},
+        ratio=_number(body, "ratio"),
+    )
+
+
+def _cost(body: Mapping[str, Any], spec: Mapping[str, Any]) -> SeenCost | None:
+    if not body:
+        return None
+    return SeenCost(
+        gpu_seconds=_number(body, "gpuSeconds") or 0.0,
+        spent=_number(body, "spent"),
+        price=_number(spec, "pricePerGPUHour"),
+        budget=_number(spec, "budget"),
     )
 
 

@@ -14,8 +14,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pretrain_operator.goodput_bar import bar, legend, percent, word
 from pretrain_operator.kubectl.columns import age
-from pretrain_operator.kubectl.seen import SeenCondition, SeenJob, SeenRestart, SeenStage, SeenTraining
+from pretrain_operator.kubectl.seen import SeenCondition, SeenCost, SeenJob, SeenRestart, SeenStage, SeenTraining
 from pretrain_operator.local.view import BAR_CELLS, CURVE_CELLS, curve, duration
 
 STYLES = {
@@ -70,6 +71,7 @@ def draw(
         parts.append(Text(progressing.message, style="dim"))
     parts += [Text(), table] if job.stages else []
     parts += _training(job, losses)
+    parts += _goodput(job, now)
     parts += _restarts(job)
     succeeded = job.condition("Succeeded") if job.finished == "Succeeded" else None
     parts += [Text(), Text(succeeded.message, style="green")] if succeeded and succeeded.message else []
@@ -128,8 +130,12 @@ def attention(job: SeenJob, now: datetime) -> list[tuple[str, bool]]:
 
 
 def restarted(restart: SeenRestart) -> str:
-    """One restart as a sentence."""
-    kept = "" if restart.checkpoint_step is None else f" (checkpoint known then: {restart.checkpoint_step:,})"
+    """One restart as a sentence. Steps may have been saved after what was known of checkpoints, so fewer may be lost."""
+    known = [] if restart.checkpoint_step is None else [f"checkpoint known then: {restart.checkpoint_step:,}"]
+    if restart.step is not None:
+        lost = max(0, restart.step - (restart.checkpoint_step or 0))
+        known = [f"at step {restart.step:,}", *known, f"up to {lost:,} steps lost"]
+    kept = f" ({', '.join(known)})" if known else ""
     return f"attempt {restart.attempt} ended, {restart.reason}: {restart.message}{kept}"
 
 
@@ -177,6 +183,36 @@ def _training(job: SeenJob, losses: Sequence[float]) -> list[RenderableType]:
         Text(", ".join(_numbers(training, running=stage.state == "Running"))),
     ]
     return lines + ([Text(curve(losses, CURVE_CELLS), style="cyan")] if len(losses) > 1 else [])
+
+
+def _goodput(job: SeenJob, now: datetime) -> list[RenderableType]:
+    """Where the time went, and what it cost."""
+    if job.goodput is None:
+        return []
+    trains = job.stage == "train"
+    seconds, open_now = job.goodput.until(now, trains=trains), job.goodput.now(now, trains=trains)
+    total = sum(seconds.values())
+    if not total:
+        return []
+    ratio = "" if job.goodput.ratio is None else f" ({percent(job.goodput.ratio)} productive since training began)"
+    state = f"; now {word(open_now)}" if open_now else ""
+    lines: list[RenderableType] = [
+        Text(),
+        Text(f"TIME {duration(total)}{ratio}{state}", style="dim"),
+        bar(seconds),
+        legend(seconds),
+    ]
+    return lines + ([Text(cost(job.cost))] if job.cost is not None else [])
+
+
+def cost(spent: SeenCost) -> str:
+    """What a job has cost as a sentence."""
+    used = f"{spent.gpu_seconds / 3600:,.2f} GPU hours"
+    if spent.spent is None:
+        return used
+    price = "" if spent.price is None else f" at {spent.price:g} each"
+    budget = "" if spent.budget is None else f" of {spent.budget:,g}"
+    return f"{used}{price}: {spent.spent:,.2f}{budget} spent"
 
 
 def _bar(fraction: float) -> Text:
