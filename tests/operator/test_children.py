@@ -59,6 +59,12 @@ def test_the_config_map_is_the_job_file_and_a_job_again() -> None:
     assert again.job_file() == _parsed(job()).job_file()
 
 
+def test_the_job_file_says_whose_it_is() -> None:
+    in_a_cluster = _parsed({**job(), "metadata": {**job()["metadata"], "namespace": "team", "uid": "0c1d"}})
+    metadata = json.loads(config_map(in_a_cluster)["data"]["job.json"])["metadata"]
+    assert (metadata["namespace"], metadata["uid"]) == ("team", "0c1d"), "which is on every line of the stages' logs"
+
+
 def test_a_job_too_large_for_a_config_map_is_refused() -> None:
     with pytest.raises(UserError, match=r"a ConfigMap holds 1048576; shorten evaluation\.prompts"):
         config_map(_parsed(job({"evaluation.prompts": ["多" * 4096] * 100})))

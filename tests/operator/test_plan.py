@@ -8,6 +8,7 @@ import pytest
 from pretrain_operator import reasons
 from pretrain_operator.observed import Apply, Delete, Fault, Patch, Progress
 from pretrain_stage.errors import PEER_LEFT
+from pretrain_stage.process import TRACEBACK_BELOW
 
 from tests.operator.cluster_state import NOW, State, stamp
 
@@ -710,3 +711,10 @@ def test_a_status_of_a_newer_operator_is_read_as_far_as_it_can_be() -> None:
     state.job["status"]["novelty"] = {"a": 1}
     state.job["status"]["training"]["attempt"] = 1
     assert state.plan().actions == ()
+
+
+def test_the_status_tells_a_fault_in_a_sentence_without_where_it_happened() -> None:
+    state = training()
+    state.end("train", 0, 1, f"rank 0: KeyError: 'x'{TRACEBACK_BELOW}  File loop.py, line 3")
+    state.settle()
+    assert state.job["status"]["restarts"][0]["message"] == "pod 0 ended with 1: rank 0: KeyError: 'x'"

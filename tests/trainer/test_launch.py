@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from pretrain_stage.errors import PEER_LEFT, UserError
+from pretrain_stage.events import Events
 from pretrain_stage.process import Stopped
 from pretrain_trainer.config.sections import Training
 from pretrain_trainer.environment import cpu_threads
@@ -96,6 +98,25 @@ def test_echoes_alone_are_told_as_what_they_are() -> None:
     error = explain({0: failure(75, f"{PEER_LEFT}: Connection reset by peer", 1)})
     assert isinstance(error, RankFailed)
     assert error.exit_code == 75
+
+
+def test_where_a_rank_failed_reaches_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pretrain_trainer import rank, train
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    def fault(*arguments: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    monkeypatch.setattr(rank, "prepare_environment", lambda training, processes: None)
+    monkeypatch.setattr(train, "train", fault)
+    job: Any = SimpleNamespace(spec=SimpleNamespace(training=TRAINING))
+    with pytest.raises(KeyError):
+        rank.run_rank(job, Events({}, io.StringIO()), None)
+    error = explain({1: ProcessFailure(1, 4711, 1, str(tmp_path / "error.json"))})
+    assert isinstance(error, RankFailed)
+    assert str(error) == "rank 1: KeyError: 'ours'"
+    assert 'raise KeyError("ours")' in error.traceback
 
 
 def test_ranks_that_were_asked_to_stop_did_not_fail() -> None:
