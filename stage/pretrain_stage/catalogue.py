@@ -7,8 +7,8 @@ from pretrain_stage.metric import JOB_LABELS, Metric
 STORAGE_ERRORS = Metric(
     "pretrain_storage_errors_total",
     "counter",
-    "Requests to storage that failed, by operation: read, write, list or delete. Those that the S3 client has repeated by "
-    "itself count once, and only if they failed to the end.",
+    "Requests to storage that failed, by operation: read, write, list or delete. What the S3 client repeats by itself, for some "
+    "seconds, is not seen; what is tried again after that counts each time.",
     (*JOB_LABELS, "operation"),
 )
 

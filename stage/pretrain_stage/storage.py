@@ -1,8 +1,12 @@
 """The only module that reads or writes under `spec.storage.uri`: a folder or an S3 prefix, with the same promises.
 
 A write is whole or absent: a reader never sees half an object (a folder gets a temporary file and a rename, S3 a single
-put or a completed multipart upload). `create` has exactly one winner. Nothing here is retried by us: obstore retries
-what S3 answers with 5xx or by closing the connection.
+put or a completed multipart upload). `create` has exactly one winner.
+
+What S3 answers with 5xx or by closing the connection, obstore repeats by itself for some seconds, and tells nobody. After that
+it has failed, and is counted (storage_errors.py). It is then tried again for a minute, said and counted each time, if S3 has
+answered before: an address that is wrong is told at once. Two things are tried once only: `create`, of which the answer may be
+all that was lost, and `entries`, some of which may have been handed out.
 
     job.json  corpus/<stage>/  tokenizer/  tokens/  checkpoints/step-.../  export/  reports/  stages/<stage>.json
 """
@@ -10,13 +14,17 @@ what S3 answers with 5xx or by closing the connection.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import logging
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import obstore
 from obstore.exceptions import (
@@ -35,8 +43,42 @@ CHUNK_BYTES = 8 * 1024 * 1024
 CONNECT_TIMEOUT = timedelta(seconds=10)
 REQUEST_TIMEOUT = timedelta(minutes=10)
 RETRY_TIMEOUT = timedelta(seconds=60)
+RETRY_SECONDS = 60.0
+LONGEST_PAUSE = 16.0
 FORBIDDEN = ("AccessDenied", "403 Forbidden")
 """How deleting several objects in one request, and listing, say that the credentials do not suffice: in words alone."""
+
+LOG = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Unanswered(StorageError):
+    """S3 could not be reached, or is not well. Trying again may help."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, temporary=True)
+
+
+def _persistent(request: Callable[Concatenate[Storage, P], T]) -> Callable[Concatenate[Storage, P], T]:
+    """Makes a request again, after growing pauses, until RETRY_SECONDS have passed since the first."""
+
+    @functools.wraps(request)
+    def persistent(storage: Storage, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        give_up = time.monotonic() + RETRY_SECONDS
+        pause = 1.0
+        while True:
+            try:
+                return request(storage, *args, **kwargs)
+            except Unanswered as error:
+                if not storage.answered.is_set() or time.monotonic() + pause > give_up:
+                    raise
+                LOG.warning("%s; trying again in %.0f s", error, pause)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    return persistent
 
 
 @dataclass(frozen=True)
@@ -55,7 +97,10 @@ class Storage:
 
     uri: str
     store: LocalStore | S3Store
+    answered: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+    """Set once a request has been answered."""
 
+    @_persistent
     def read(self, path: str) -> bytes | None:
         """The object's bytes, or None if there is none."""
         with _explained(self, "read", path):
@@ -64,6 +109,7 @@ class Storage:
             except FileNotFoundError:
                 return None
 
+    @_persistent
     def write(self, path: str, data: bytes) -> None:
         """Creates or replaces the object."""
         with _explained(self, "write", path):
@@ -78,11 +124,13 @@ class Storage:
                 return False
             return True
 
+    @_persistent
     def upload(self, source: Path, path: str) -> None:
         """Creates or replaces the object with the file's bytes."""
         with _explained(self, "write", path):
             obstore.put(self.store, path, source)
 
+    @_persistent
     def download(self, path: str, target: Path) -> str:
         """Writes the object to `target`, whole or not at all. Returns its SHA-256, taken on the way.
 
@@ -98,6 +146,7 @@ class Storage:
         part.replace(target)
         return digest.hexdigest()
 
+    @_persistent
     def sha256(self, path: str) -> str:
         """The SHA-256 of the object. Raises FileNotFoundError if there is none."""
         digest = hashlib.sha256()
@@ -111,6 +160,7 @@ class Storage:
         entry = self.entry(path)
         return None if entry is None else entry.size
 
+    @_persistent
     def entry(self, path: str) -> Entry | None:
         """What the storage knows of the object, or None if there is none."""
         with _explained(self, "read", path):
@@ -127,6 +177,7 @@ class Storage:
                 for item in batch:
                     yield Entry(item["path"], item["size"], item["last_modified"], item["e_tag"])
 
+    @_persistent
     def folders(self, prefix: str) -> list[str]:
         """The names of the folders directly below `prefix`, sorted."""
         with _explained(self, "list", prefix):
@@ -136,8 +187,12 @@ class Storage:
     def delete(self, paths: Iterable[str]) -> None:
         """Deletes the objects; those that are not there are no error."""
         for path in paths:
-            with _explained(self, "delete", path), contextlib.suppress(FileNotFoundError):
-                obstore.delete(self.store, path)
+            self._delete(path)
+
+    @_persistent
+    def _delete(self, path: str) -> None:
+        with _explained(self, "delete", path), contextlib.suppress(FileNotFoundError):
+            obstore.delete(self.store, path)
 
     def local_path(self, path: str) -> Path | None:
         """The file on this machine that holds the object, if the storage is a folder; else None."""
@@ -219,13 +274,15 @@ def _explained(storage: Storage, verb: Operation, path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
+        storage.answered.set()
         raise
     except (OSError, BaseError) as error:
         count_error(verb)
-        raise _explanation(error, verb, where) from None
+        raise _explanation(error, verb, where, remote=isinstance(storage.store, S3Store)) from None
+    storage.answered.set()
 
 
-def _explanation(error: Exception, verb: Operation, where: str) -> StorageError:
+def _explanation(error: Exception, verb: Operation, where: str, *, remote: bool) -> StorageError:
     """What to say of what the client raised."""
     match error:
         case PermissionDeniedError() | UnauthenticatedError() | PermissionError():
@@ -238,10 +295,9 @@ def _explanation(error: Exception, verb: Operation, where: str) -> StorageError:
                 temporary=True,
             )
         case _:
-            return StorageError(
-                f"storage: cannot {verb} {where} ({_first_line(error)}); {_remedy(error)}",
-                temporary=not any(code in str(error) for code in ("NoSuchBucket", *FORBIDDEN)),
-            )
+            message = f"storage: cannot {verb} {where} ({_first_line(error)}); {_remedy(error)}"
+            temporary = not any(code in str(error) for code in ("NoSuchBucket", *FORBIDDEN))
+            return Unanswered(message) if remote and temporary else StorageError(message, temporary=temporary)
 
 
 def _remedy(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Requests to storage that failed, counted by this process: the metric pretrain_storage_errors_total.
 
-Counted by Storage, whichever thread asks. A request that the S3 client repeats by itself, and that then succeeds, is not
-seen here: obstore tells nobody of it.
+Counted by Storage, whichever thread asks. What the S3 client repeats by itself is not seen here, whether it then succeeds or
+not: obstore tells nobody of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A TCP proxy before the API server that can cut all connections: what passes through stays as it is, TLS and all."""
+"""A TCP proxy before a server that can cut all connections: what passes through stays as it is, TLS and all."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Self
 
 
 class CutProxy:
-    """Passes everything on to host:port, on a port of 127.0.0.1 of its own."""
+    """Passes everything on to host:port, on a port of 127.0.0.1 of its own. While it is `down` it takes no new connections."""
 
     def __init__(self, host: str, port: int) -> None:
         self.target = host, port
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
         self.connections = 0
+        self.down = False
         self._open: set[socket.socket] = set()
 
     def __enter__(self) -> Self:
@@ -39,6 +40,9 @@ class CutProxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self.listener.accept()
+                if self.down:
+                    client.close()
+                    continue
                 server = socket.create_connection(self.target)
                 self.connections += 1
                 for source, target in ((client, server), (server, client)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from pretrain_stage.storage import Storage, open_storage, verify
 from pretrain_stage.storage_errors import StorageErrors, storage_errors
 from prometheus_client import CollectorRegistry
 
+from tests.e2e.cut_proxy import CutProxy
 from tests.seaweedfs import SeaweedFS, free_ports
 
 LARGE = bytes(range(256)) * 80_000
@@ -158,3 +161,56 @@ def test_failed_requests_are_counted(seaweedfs: SeaweedFS, s3_uri: str, monkeypa
     registry.register(StorageErrors(Metadata(name="small", namespace="team")))
     labels = {"namespace": "team", "name": "small", "operation": "delete"}
     assert registry.get_sample_value("pretrain_storage_errors_total", labels) == before["delete"] + 1
+
+
+@pytest.mark.parametrize("name", ["read", "write", "upload", "download", "sha256", "size", "folders", "delete"])
+def test_an_outage_is_waited_for(
+    seaweedfs: SeaweedFS, s3_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """The server takes no connections until the first request has failed; each failure is counted and said."""
+    open_storage(config.Storage(uri=s3_uri, endpointURL=seaweedfs.endpoint)).write("there", b"data")
+    (tmp_path / "file").write_bytes(b"data")
+    host, port = seaweedfs.endpoint.removeprefix("http://").split(":")
+    with CutProxy(host, int(port)) as proxy:
+        storage = open_storage(config.Storage(uri=s3_uri, endpointURL=f"http://127.0.0.1:{proxy.port}"))
+        request: Callable[[], object] = {
+            "read": lambda: storage.read("there"),
+            "write": lambda: storage.write("new", b""),
+            "upload": lambda: storage.upload(tmp_path / "file", "new"),
+            "download": lambda: storage.download("there", tmp_path / "target"),
+            "sha256": lambda: storage.sha256("there"),
+            "size": lambda: storage.size("there"),
+            "folders": lambda: storage.folders(""),
+            "delete": lambda: storage.delete(["there"]),
+        }[name]
+        operation = {"upload": "write", "write": "write", "folders": "list", "delete": "delete"}.get(name, "read")
+        assert storage.read("nothing") is None  # it has answered
+        before = storage_errors()
+        proxy.down = True
+        proxy.cut()
+        with ThreadPoolExecutor(1) as thread:
+            waits = thread.submit(request)
+            while storage_errors() == before:
+                assert not waits.done(), waits.exception()
+                time.sleep(0.05)
+            proxy.down = False
+            waits.result(timeout=60)
+    found = {key: number - before[key] for key, number in storage_errors().items() if number != before[key]}
+    assert found == {operation: len(caplog.messages)}
+    assert f"storage: cannot {operation} {s3_uri}" in caplog.messages[0]
+    assert caplog.messages[0].endswith("; trying again in 1 s")
+
+
+def test_an_outage_is_not_waited_for_without_end(seaweedfs: SeaweedFS, s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain_stage.storage.RETRY_SECONDS", 0.5)
+    host, port = seaweedfs.endpoint.removeprefix("http://").split(":")
+    with CutProxy(host, int(port)) as proxy:
+        storage = open_storage(config.Storage(uri=s3_uri, endpointURL=f"http://127.0.0.1:{proxy.port}"))
+        assert storage.read("nothing") is None
+        proxy.down = True
+        proxy.cut()
+        before = storage_errors()["write"]
+        with pytest.raises(StorageError, match="start again: what is finished is kept") as raised:
+            storage.write("new", b"")
+    assert raised.value.exit_code == EXIT_TEMPORARY
+    assert storage_errors()["write"] == before + 1
