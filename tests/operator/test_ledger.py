@@ -101,12 +101,8 @@ def status(
         conditions=[] if suspended is None else [halt],
         training=TrainingProgress(attempt=attempt),
         completionTime=None if finished is None else stamp(finished),
-        stages=[
-            StageStatus(name="train", state="Succeeded" if trained else "Running", tasks=1, startTime=stamp(began))
-        ],
-        restarts=[]
-        if ended is None
-        else [Restart(attempt=attempt - 1, time=stamp(ended[0]), reason=ended[1], message="")],  # type: ignore[arg-type]
+        stages=[StageStatus(name="train", state="Succeeded" if trained else "Running", tasks=1, startTime=stamp(began))],
+        restarts=[] if ended is None else [Restart(attempt=attempt - 1, time=stamp(ended[0]), reason=ended[1], message="")],
     )
 
 
@@ -191,7 +187,14 @@ def test_a_pod_that_was_not_heard_for_long_before_it_failed_had_stalled() -> Non
     first = look(None, 60, [ONE], word=heard(ONE, 60, initializing=5, productive=25))
     for prompt in (100, 250):
         seen = look(look(first, prompt, [ONE]), 400, [replace(ONE, ended=300, code=1)])
-        assert seen.seconds == {"queued": 15, "starting": 15, "initializing": 5, "productive": 85, "stalled": 180, "down": 100}
+        assert seen.seconds == {
+            "queued": 15,
+            "starting": 15,
+            "initializing": 5,
+            "productive": 85,
+            "stalled": 180,
+            "down": 100,
+        }
     soon = look(first, 400, [replace(ONE, ended=70, code=1)])
     assert soon.seconds == {"queued": 15, "starting": 15, "initializing": 5, "productive": 35, "down": 330}
 
