@@ -63,7 +63,7 @@ format: setup  ## Formats the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-EXTRAS := operator preprocess trainer cluster local dev
+EXTRAS := operator preprocess trainer tracking cluster local dev
 # The CPU build of torch, so that the files hold none of CUDA's packages. Without access to PyTorch's index: --find-links DIR
 UV_FLAGS ?= --torch-backend cpu
 lock: setup  ## Compiles requirements/*.txt again, with hashes (torch stays out: its build is chosen at installation)

@@ -17,9 +17,11 @@ FROM tools AS dependencies
 # One version of torch, two builds: the package index decides which. TORCH_INDEX is an index to look in besides the usual one.
 ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=
-COPY requirements/trainer.txt /requirements/
+# trainer, or tracking for Weights & Biases too.
+ARG EXTRA=trainer
+COPY requirements/${EXTRA}.txt /requirements/
 RUN /build/bin/pip wheel --quiet --no-deps --no-build-isolation --require-hashes \
-      --requirement /requirements/trainer.txt --wheel-dir /wheels \
+      --requirement "/requirements/${EXTRA}.txt" --wheel-dir /wheels \
     && /build/bin/pip --python /opt/pretrain/bin/python install --quiet --no-deps --no-index /wheels/*.whl \
     && rm -r /wheels
 RUN /build/bin/pip --python /opt/pretrain/bin/python install --quiet ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} "${TORCH}" \

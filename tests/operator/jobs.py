@@ -189,6 +189,11 @@ FOLDERS = (
         {"tokenizer": {"uri": "/data/tokenizer.json"}},
         "tokenizer.uri must be an s3:// uri in a cluster; pods share no folder",
     ),
+    Case(
+        "a tracker without a key",
+        {"training.tracking": {"wandb": {"project": "small"}}},
+        "training.tracking.wandb needs apiKeySecretRef in a cluster unless its mode is offline; give it, or set the mode",
+    ),
 )
 """Right on one machine, refused in a cluster."""
 
@@ -264,6 +269,8 @@ MUTABLE: dict[str, Any] = {
     "training.checkpoints": {"everySteps": 5},
     "training.validation": {"everySteps": 5},
     "training.tensorboard": True,
+    "training.tracking": {"mlflow": {"trackingURI": "https://mlflow.example", "experiment": "small"}},
+    "training.peakTeraflops": 312,
     "training.maxRestarts": 3,
     "evaluation": {"prompts": ["Once upon a time"]},
     "export": {"precision": "bf16"},
