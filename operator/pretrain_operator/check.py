@@ -27,6 +27,9 @@ from pretrain_operator.quantity import amount, mebibytes
 TOKENS_PER_PARAMETER = 20
 """Roughly where a given amount of arithmetic gives the lowest loss (Hoffmann et al. 2022)."""
 
+ASSUMED_MFU = 0.4
+"""Model FLOPs utilization that estimates assume. Llama 3 405B was trained at 38 to 43 % (Grattafiori et al. 2024, table 4)."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -86,6 +89,8 @@ def arithmetic(job: PretrainJob, around: Surroundings) -> list[Finding]:
     if batch is not None and rows is not None:
         findings.append(_memory(job, estimate(setup_of(job.spec.training, job.spec.model.dimensions(), rows)), around))
     findings += _processes(job, around)
+    if batch is not None and rows is not None:
+        findings += _cost(job, batch, rows)
     return findings
 
 
@@ -225,6 +230,43 @@ def _disk(job: PretrainJob, rows: int, around: Surroundings) -> Finding:
             details,
         )
     return Finding("disk", True, f"{size(needed)} of {size(room)} for checkpoints and export", details)
+
+
+def _cost(job: PretrainJob, batch: Batch, rows: int) -> Iterator[Finding]:
+    """How long training will hold its GPUs, and what that costs, at the utilization that is assumed."""
+    training, price = job.spec.training, job.spec.cost.price_per_gpu_hour
+    if not training.gpus_per_node:
+        if price is not None:
+            yield Finding("cost", True, "0: spec.training.gpusPerNode is 0, and CPU time is not counted")
+        return
+    each, tokens = job.spec.model.dimensions().flops_per_token(rows, batch.sequence_length), batch.steps * batch.tokens
+    needed = f"{each:.3g} operations a token (PaLM, appendix B) x {tokens:,} tokens = {each * tokens:.3g}"
+    if training.peak_teraflops is None:
+        message = (
+            f"training takes {each * tokens:.3g} operations; set training.peakTeraflops, the peak of a GPU, for an estimate"
+        )
+        yield Finding("cost", None if price is not None else True, message, (needed,))
+        return
+    gpu_hours = each * tokens / (training.peak_teraflops * 1e12 * ASSUMED_MFU) / 3600
+    hours = gpu_hours / training.world_size
+    details = (
+        needed,
+        f"/ ({training.peak_teraflops:g} x 10^12 a second x {ASSUMED_MFU:.0%}, the utilization assumed) = {gpu_hours:,.2f} GPU hours, "
+        f"{hours:,.2f} h on {training.world_size} GPUs; starts, restarts, checkpoints and evaluation come on top",
+    )
+    message = f"about {hours:,.1f} h of training on {training.world_size} GPUs: {gpu_hours:,.1f} GPU hours"
+    if price is None:
+        yield Finding("cost", True, f"{message}; set cost.pricePerGPUHour to see what they cost", details)
+        return
+    yield _within_budget(job, gpu_hours * price, f"{message} at {price:g} = {gpu_hours * price:,.2f}", details)
+
+
+def _within_budget(job: PretrainJob, cost: float, message: str, details: tuple[str, ...]) -> Finding:
+    budget = job.spec.cost.budget
+    if budget is None or cost <= budget:
+        return Finding("cost", True, message, details)
+    short = f"{message}; spec.cost.budget: {budget:g} is less, so the job would be suspended before its end; raise it"
+    return Finding("cost", None, short, details)
 
 
 def _processes(job: PretrainJob, around: Surroundings) -> Iterator[Finding]:

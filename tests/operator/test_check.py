@@ -27,7 +27,7 @@ from pretrain_operator.check import (
 from pretrain_stage.errors import UserError
 from tokenizers import Tokenizer, models, trainers
 
-from tests.operator.jobs import job
+from tests.operator.jobs import ABSENT, job
 
 GIB = 2**30
 ROOMY = Surroundings(cores=8, memory=64 * GIB, gpus=(), disk_free=1000 * GIB)
@@ -174,6 +174,33 @@ def test_what_is_right(spec: dict[str, Any], around: Surroundings, name: str, me
     finding = found(spec, around)[name]
     assert finding.ok is True
     assert message in finding.message
+
+
+@pytest.mark.parametrize(
+    ("cost", "peak", "ok", "message"),
+    [
+        ({}, None, True, "training takes 4.61e+19 operations; set training.peakTeraflops, the peak of a GPU, for an estimate"),
+        ({"pricePerGPUHour": 3}, None, None, "training takes 4.61e+19 operations; set training.peakTeraflops"),
+        ({}, 1000.0, True, "about 4.0 h of training on 8 GPUs: 32.0 GPU hours; set cost.pricePerGPUHour to see what they cost"),
+        ({"pricePerGPUHour": 3}, 1000.0, True, "about 4.0 h of training on 8 GPUs: 32.0 GPU hours at 3 = 96.01"),
+        ({"pricePerGPUHour": 3, "budget": 97}, 1000.0, True, "GPU hours at 3 = 96.01"),
+        (
+            {"pricePerGPUHour": 3, "budget": 96}, 1000.0, None,
+            "= 96.01; spec.cost.budget: 96 is less, so the job would be suspended before its end; raise it",
+        ),
+    ],
+)  # fmt: skip
+def test_what_training_will_cost(cost: dict[str, float], peak: float | None, ok: bool | None, message: str) -> None:
+    """6 x 6.607 x 10^9 + 12 x 32 x 4096 x 4096 = 4.608 x 10^10 operations a token, 1.000013824 x 10^9 tokens, 40 % of the peak."""
+    spec = SEVEN_B | {"cost": cost, "training.peakTeraflops": peak or ABSENT}
+    finding = found(spec)["cost"]
+    assert (finding.ok, message in finding.message) == (ok, True), finding
+    assert peak is None or "40%, the utilization assumed" in finding.details[1]
+
+
+def test_on_cpu_nothing_is_counted() -> None:
+    assert "cost" not in found({})
+    assert found({"cost": {"pricePerGPUHour": 3}})["cost"].message.startswith("0: spec.training.gpusPerNode is 0")
 
 
 def test_checkpoints_that_are_there_already_need_no_new_space() -> None:
