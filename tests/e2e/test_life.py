@@ -122,6 +122,12 @@ def test_a_queue_decides_when_workloads_run(s3: ClusterS3, paced: Paced, namespa
         now = kubectl.get(f"{kind}/{name}")
         assert (now["metadata"]["uid"], now["spec"]) == (before[name]["metadata"]["uid"], before[name]["spec"])
 
+    # A halt of its user's own takes the workload out of the queue, and the end of it puts a new one there.
+    _edit(kubectl, "text", {"suspend": True})
+    eventually(lambda: kubectl.run("get", "job", "text-preflight").returncode, lambda code: code != 0)
+    _edit(kubectl, "text", {"suspend": False})
+    eventually(lambda: kubectl.run("get", "job", "text-preflight").returncode, lambda code: code == 0)
+
     for kind, name in workloads.values():
         _patch(kubectl, admit, kind, name)
     until(kubectl, "text", lambda job: stage(job, "preflight").get("state") == "Succeeded")
