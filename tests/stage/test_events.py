@@ -9,6 +9,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,12 +109,16 @@ def test_whatever_a_program_says_is_json_for_a_collector(tmp_path: Path) -> None
 
 
 def test_afterwards_everything_is_as_it_was() -> None:
-    before = sys.stdout, sys.stderr, logging.getLogger().handlers[:], logging.getLogger("py.warnings").handlers[:]
+    def now() -> tuple[object, ...]:
+        loggers = (logging.getLogger(name).handlers[:] for name in (None, "py.warnings"))
+        return sys.stdout, sys.stderr, threading.excepthook, *loggers
+
+    before, stdout = now(), sys.stdout
     with heard(Events({}, io.StringIO())):
-        assert sys.stdout is not before[0]
-        assert sys.stdout.fileno() == before[0].fileno()
-        assert sys.stdout.encoding == before[0].encoding
-    assert (sys.stdout, sys.stderr, logging.getLogger().handlers, logging.getLogger("py.warnings").handlers) == before
+        assert sys.stdout is not stdout
+        assert sys.stdout.fileno() == stdout.fileno()
+        assert sys.stdout.encoding == stdout.encoding
+    assert now() == before
     own = logging.getLogger("tests.own")
     own.addHandler(logging.StreamHandler(io.StringIO()))
     adopt()
@@ -171,12 +176,10 @@ def test_the_end_of_a_traceback_stays_in_a_termination_message(
     log.touch()
     monkeypatch.setattr(process, "TERMINATION_LOG", log)
 
-    def deep(left: int) -> None:
-        if not left:
-            raise KeyError("文" * 100)
-        [deep][0](left - 1)
+    def fail() -> None:
+        raise KeyError("文" * 100) from ValueError("long " * 1000)
 
-    assert framed(Events({}, io.StringIO()), lambda: deep(100)) == 1
+    assert framed(Events({}, io.StringIO()), fail) == 1
     message, _, trace = log.read_text().partition(process.TRACEBACK_BELOW)
     assert message == f"KeyError: '{'文' * 100}'"
     assert "raise KeyError" in trace

@@ -222,10 +222,16 @@ def test_a_checkpoint_that_only_a_restart_tells_of_is_there_too() -> None:
     }  # fmt: skip
 
 
+def lanes(rows: str, inputs: dict[str, list[str]]) -> list[float]:
+    """Where the lines run that do not go straight down to the next row, in the order of where they begin and end."""
+    return [float(path.split("C")[1].split()[2]) for path in graph(list(rows), inputs).paths if "C" in path]
+
+
 def test_lines_of_the_graph_do_not_run_through_each_other() -> None:
     inputs = {"b": ["a"], "c": ["a", "b"], "d": ["b", "c"], "e": ["a", "nowhere"]}
-    drawn = graph(["a", "b", "c", "d", "e"], inputs)
-    assert len(drawn.dots) == 5
-    assert len(drawn.paths) == 6, "an input that is no row has no line"
-    lanes = {path.split("V")[0].split("C")[1].split()[2] for path in drawn.paths if "C" in path}
-    assert len(lanes) == 2, "two lines from a share a lane, that from b beside them has its own"
+    drawn = graph(list("abcde"), inputs)
+    assert (len(drawn.dots), len(drawn.paths)) == (5, 6), "an input that is no row has no line"
+    from_a, also_from_a, from_b = lanes("abcde", inputs)
+    assert from_a == also_from_a < from_b, "lines from one row share a lane, that from b beside them has its own"
+    long, first, second = lanes("abcdef", {"d": ["b"], "f": ["a", "d"]})
+    assert long < first == second, "where a line ends, its lane is free again"
