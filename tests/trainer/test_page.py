@@ -215,7 +215,7 @@ def test_a_checkpoint_that_only_a_restart_tells_of_is_there_too() -> None:
         b'{"kind": "attempt", "step": 8, "time": 9.0, "seconds": {}}\n'
     )
     newest, oldest = checkpoints(history, frozenset([8]))
-    assert (newest["step"], newest["size"], newest["stored"]) == ("8", "", True)
+    assert (newest["step"], newest["size"], newest["stored"]) == ("8", "not recorded", True)
     assert oldest == {
         "step": "4", "time": "1970-01-02 00:00:00", "size": "2 MB", "seconds": "1.50 s", "loss": "3.250", "at": "at step 5",
         "stored": False,

@@ -33,8 +33,8 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _SCRIPT = Path(__file__).with_name("report.js")
-FEW = 12
-"""Rows of a table that are shown at once; the others can be opened."""
+FEW, SOME = 12, 15
+"""Of a table with more than SOME rows FEW are shown at once; the others can be opened."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def page(facts: Facts) -> str:
         width=WIDTH,
         height=HEIGHT,
         row=ROW,
-        few=FEW,
+        first_of=lambda rows: FEW if len(rows) > SOME else len(rows),
         curves=curves(facts.history),
         goodput=goodput(facts.ledger, facts.history.attempts),
         stages=stages(facts.chain),
@@ -255,7 +255,7 @@ def checkpoints(history: History, stored: frozenset[int]) -> list[dict[str, Any]
             {
                 "step": f"{step:,}",
                 "time": clock(ended.get(step)),
-                "size": size(told[step]["bytes"]) if step in told else "",
+                "size": size(told[step]["bytes"]) if step in told else "not recorded",
                 "seconds": f"{told[step]['seconds']:.2f} s" if step in told else "",
                 "loss": "" if near is None else f"{validations[near]:.3f}",
                 "at": "" if near in (None, step) else f"at step {near:,}",
