@@ -74,8 +74,8 @@ CASES = (
     ),
     Case(
         "PretrainTrainingNonFinite",
-        of(NONFINITE_STEPS, "0x86 1 _x4"),
-        [of(NONFINITE_STEPS, "0x90"), of(NONFINITE_STEPS, "0x20 3x70")],
+        of(NONFINITE_STEPS, "_x87 1 _x3"),
+        [of(NONFINITE_STEPS, "0x90"), of(NONFINITE_STEPS, "0x20 1 _x70")],
         JOB,
     ),
     Case(
@@ -96,8 +96,8 @@ CASES = (
     ),
     Case(
         "PretrainCheckpointFailing",
-        of(CHECKPOINT_FAILURES, "0x60 1x30"),
-        [of(CHECKPOINT_FAILURES, "0x90"), of(CHECKPOINT_FAILURES, "0x10 1x80")],
+        of(CHECKPOINT_FAILURES, "0x60 1 _x5 0x25"),
+        [of(CHECKPOINT_FAILURES, "0x90"), of(CHECKPOINT_FAILURES, "0x10 1 _x5 0x75")],
         JOB,
     ),
     Case(

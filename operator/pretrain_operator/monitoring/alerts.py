@@ -136,7 +136,8 @@ def training(pace: Pace, thresholds: Thresholds) -> tuple[Alert, ...]:
         Alert(
             "PretrainTrainingNonFinite",
             "critical",
-            f"{total_each(increase(NONFINITE_STEPS, window))} > 0",
+            # Ends the process, which is read once more: there may be no second value to see an increase from.
+            one_each(most(NONFINITE_STEPS, window)) + " > 0",
             pace.sure,
             f"Loss or gradient of {OF_JOB} is not a finite number",
             "A step had a loss or a gradient that was NaN or infinite. Training has ended there, before its weights were saved.",
@@ -162,10 +163,10 @@ def training(pace: Pace, thresholds: Thresholds) -> tuple[Alert, ...]:
         Alert(
             "PretrainCheckpointFailing",
             "critical",
-            f"{total_each(increase(CHECKPOINT_FAILURES, long))} > 0",
+            one_each(most(CHECKPOINT_FAILURES, long)) + " > 0",  # likewise
             pace.sure,
             f"Checkpoints of {OF_JOB} cannot be saved",
-            "{{ $value | humanize }} attempts of the last hour ended since a checkpoint could not be saved.",
+            "An attempt of the last hour ended since a checkpoint could not be saved.",
         ),
         Alert(
             "PretrainCheckpointCorrupt",

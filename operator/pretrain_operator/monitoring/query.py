@@ -58,8 +58,9 @@ def quantile(share: float, metric: Metric, window: str, *matchers: str) -> str:
 
 
 def mean(metric: Metric, window: str, *matchers: str) -> str:
-    """The mean of what a histogram observed in the window."""
-    return f"sum({rate(metric, window, *matchers, part='_sum')}) / sum({rate(metric, window, *matchers, part='_count')})"
+    """The mean of what a histogram observed in the window, for each job."""
+    total, count = (total_each(rate(metric, window, *matchers, part=part)) for part in ("_sum", "_count"))
+    return f"{total} / {count}"
 
 
 def _label(matcher: str) -> str:
