@@ -81,14 +81,14 @@ def misbehave(index: int, wanted: dict[str, Any], events: Events) -> None:
 
 def train(arguments: argparse.Namespace, wanted: dict[str, Any], storage: Storage, events: Events) -> None:
     """Counts steps; its checkpoint is written when it is asked to stop, and takes a while."""
-    start = int(storage.read("checkpoint") or 0)
+    start, begun = int(storage.read("checkpoint") or 0), time.monotonic()
     try:
         for step in range(start, wanted["steps"]):
             time.sleep(wanted.get("seconds", 0.02))
             append(storage, "steps.txt", str(step))
-            events.say(
-                "step", f"step {step + 1}", step=step + 1, steps=wanted["steps"], loss=5 / (step + 1), tokens_per_second=1e4
-            )
+            account = {"initializing": 0.0, "productive": time.monotonic() - begun}
+            numbers = {"loss": 5 / (step + 1), "tokens_per_second": 1e4, "seconds": account}
+            events.say("step", f"step {step + 1}", step=step + 1, steps=wanted["steps"], **numbers)
             done = step + 1
     except Stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pretrain_operator.local import engine
+from pretrain_operator.local import engine, ledger
 from pretrain_operator.local.engine import Machine, Run
+from pretrain_operator.local.ledger import RunLedger
 from pretrain_operator.local.view import LineView
 from pretrain_stage.storage import open_folder
 from rich.console import Console
@@ -70,6 +71,11 @@ class Job:
     def lines(self, name: str) -> list[str]:
         path = self.storage / name
         return path.read_text().split("\n")[:-1] if path.exists() else []
+
+    def environment(self, stage: str) -> dict[str, str]:
+        """What the stage's first program found in its environment."""
+        found: dict[str, str] = json.loads((self.storage / f"environment/{stage}-0.json").read_text())
+        return found
 
     def processes(self) -> list[str]:
         """The command lines of this job's stage programs that are alive."""
@@ -215,6 +221,40 @@ def test_training_saves_when_asked_to_stop_and_continues_where_it_was(job: Job, 
     assert continued.returncode == 0
     assert "clean: unchanged" in continued.stdout
     assert job.lines("steps.txt") == [str(step) for step in range(100)], "no step twice, none left out"
+
+
+def test_the_ledger_of_a_run_that_was_killed_goes_on_and_its_programs_know(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "KEEP_SECONDS", 0.05)
+    kept: list[bytes] = []
+    job.wanting({"clean": {"seconds": 0.3}, "train": {"steps": 1000}, "report": {}})
+    first = in_this_process(job, StringIO())
+    first.ledger = RunLedger(None, "t", kept.append)
+
+    def ask() -> None:
+        wait_for(lambda: kept and b"productive" in kept[-1])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert first.all_stages().stopped
+    asking.join()
+    told = json.loads(kept[-1])
+    assert told["state"] == "queued", "somebody wanted it to end"
+    killed = json.dumps(told | {"state": "down"}).encode()
+
+    job.wanting({"clean": {"seconds": 0.3}, "train": {"steps": told["furthest_step"] + 5}, "report": {}})
+    again = in_this_process(job, StringIO())
+    again.ledger = RunLedger(killed, "t", kept.append)
+    outcome = again.all_stages()
+    assert outcome.exit_code == 0
+    assert set(outcome.state.goodput) >= {"preprocessing", "initializing", "productive", "down"}
+    found = json.loads(kept[-1])
+    assert found["state"] is None
+    assert sum(found["seconds"].values()) == pytest.approx(time.time() - found["since"], abs=0.5)
+    assert job.environment("train")["PRETRAIN_FURTHEST_STEP"] == str(told["furthest_step"])
+    assert set(json.loads(job.environment("report")["PRETRAIN_LEDGER"])) == set(found["seconds"])
 
 
 def test_asking_twice_ends_at_once(job: Job) -> None:
