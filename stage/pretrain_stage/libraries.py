@@ -67,15 +67,18 @@ class Spoken(logging.Handler):
         self.events = events
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One event; its message may have several lines."""
-        trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
-        self.events.say(
-            "log",
-            record.getMessage().strip(),
-            level=record.levelname.lower(),
-            logger=record.name,
-            **({"traceback": trace} if trace else {}),
-        )
+        """One event; its message may have several lines. A record that cannot be written is no reason to stop."""
+        try:
+            trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+            self.events.say(
+                "log",
+                record.getMessage().strip(),
+                level=record.levelname.lower(),
+                logger=record.name,
+                **({"traceback": trace} if trace else {}),
+            )
+        except Exception:
+            self.handleError(record)
 
 
 class Printed(io.TextIOBase):

@@ -126,6 +126,19 @@ def test_afterwards_everything_is_as_it_was() -> None:
     own.handlers.clear()
 
 
+def test_a_record_that_cannot_be_written_does_not_stop_a_program() -> None:
+    stream = io.StringIO()
+    with heard(Events({}, stream)):
+        logging.getLogger("some.library").error("%d of %d", 1)
+        try:
+            [][0]
+        except IndexError:
+            logging.getLogger("some.library").exception("went on")
+    *complaint, last = said(stream)
+    assert any("Logging error" in event["message"] for event in complaint)
+    assert last["traceback"].endswith("IndexError: list index out of range\n")
+
+
 def test_lines_for_people_name_what_is_grave() -> None:
     now = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC).astimezone()
     clock = f"{now:%H:%M:%S}"
