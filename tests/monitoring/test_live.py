@@ -45,7 +45,7 @@ from tests.trainer.jobs import job as training_job
 pytestmark = [needs_prometheus, pytest.mark.slow]
 
 PACE = Pace(sure=1, window=10, patient=6, long=25, resolution=2)
-THRESHOLDS = Thresholds(storage_errors_per_hour="0")
+THRESHOLDS = Thresholds(storage_errors_per_hour="0", goodput="0.05")
 WITHIN = 90.0
 """Seconds that alerts may take to fire, and to resolve, all of them together."""
 
@@ -140,9 +140,7 @@ class Scene:
         self.preprocess("healthy", self.healthy_port, "little", _documents(16))
         self.training.until("validation")
         wait(60, lambda: self.prometheus.query("pretrain_training_validation_loss"), "a validation is seen")
-        wait(
-            60, lambda: self.prometheus.query('pretrain_preprocess_documents_total{outcome="dropped"} > 0'), "a drop is seen"
-        )
+        wait(120, lambda: self.prometheus.query('pretrain_preprocess_tasks_total{result="done"}'), "a task is done")
         time.sleep(PACE.window)
 
     def seen_training(self) -> None:
