@@ -42,11 +42,11 @@ class Figure:
 
 def table(figures: Iterable[Figure]) -> str:
     """The figures as lines of text."""
-    lines = [f"{'figure':<34} {'value':>12} {'peer':>12} {'ratio':>7} {'goal':>8}  unit, peer"]
+    lines = [f"{'figure':<34} {'value':>12} {'peer':>12} {'ratio':>8} {'goal':>8}  unit, peer"]
     for figure in figures:
         sign = "≥" if figure.better == "higher" else "≤"
         lines.append(
-            f"{figure.id:<34} {figure.value:>12.4g} {figure.peer:>12.4g} {figure.ratio:>6.2f}x {sign}{figure.goal:>6.2f}x  "
+            f"{figure.id:<34} {figure.value:>12.4g} {figure.peer:>12.4g} {figure.ratio:>7.4g}x {sign}{figure.goal:>6.4g}x  "
             f"{figure.unit}, {figure.peer_name}{'' if figure.holds else '  MISSED'}"
         )
     return "\n".join(lines)

@@ -60,18 +60,19 @@ class StateClock:
         """From now on the program is in `state`. limit: seconds after which it counts as stalled."""
         with self._lock:
             now = self._clock()
-            self._closed = self._with_open(now)
+            self._add_open(self._closed, now)
             self._state, self._since, self._limit = state, now, limit
 
     def seconds(self) -> dict[State, float]:
         """Seconds in each state until now; their sum is the age of this clock."""
         with self._lock:
-            return self._with_open(self._clock())
+            made = dict(self._closed)
+            self._add_open(made, self._clock())
+            return made
 
-    def _with_open(self, now: float) -> dict[State, float]:
+    def _add_open(self, seconds: dict[State, float], now: float) -> None:
+        """Adds the time since the present state was entered."""
         lasted = now - self._since
         within = min(lasted, self._limit)
-        made = dict(self._closed)
-        made[self._state] += within
-        made["stalled"] += lasted - within
-        return made
+        seconds[self._state] += within
+        seconds["stalled"] += lasted - within

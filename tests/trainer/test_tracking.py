@@ -35,7 +35,7 @@ OFFLINE = {"wandb": {"project": "little", "mode": "offline"}}
 class Told:
     """A tracker that fails as it is told to."""
 
-    NAME = "told"
+    FIELD = "told"
 
     def __init__(self, begin: Callable[[], None] = lambda: None, send: Callable[[], None] = lambda: None) -> None:
         self.points: list[Point] = []
@@ -140,7 +140,7 @@ def test_what_cannot_be_sent_is_tried_again_and_told_once(tmp_path: Path) -> Non
         time.sleep(0.01)
     tracker.close()
     assert [point.step for point in told.points] == [1]
-    assert warnings(stream) == ["training.tracking.told: OSError: no route; training goes on, and what waits is tried again"]
+    assert warnings(stream) == ["told: OSError: no route; training goes on, and what waits is tried again"]
 
 
 @pytest.mark.usefixtures("quick")
@@ -161,8 +161,8 @@ def test_a_tracker_that_hangs_holds_up_neither_steps_nor_the_end(tmp_path: Path,
     hung.set()
     assert tracker.lost == 20
     assert warnings(stream) == [
-        "training.tracking.told: 10 points wait to be sent; those that come now are lost, and training goes on",
-        "training.tracking.told: did not finish within 0.5 s; 30 of its points were not sent",
+        "told: 10 points wait to be sent; those that come now are lost, and training goes on",
+        "told: did not finish within 0.5 s; 30 of its points were not sent",
     ]
 
 
@@ -269,7 +269,7 @@ def test_a_package_that_is_missing_is_a_warning_with_the_remedy(tmp_path: Path, 
             class spec:  # noqa: N801
                 training = tracking
 
-    assert module.trackers(open_folder(tmp_path), Plan, tmp_path, Events({}, stream)) == []  # type: ignore[arg-type]
+    assert module.trackers(open_folder(tmp_path), Plan, tmp_path, 0, Events({}, stream)) == []  # type: ignore[arg-type]
     (warning,) = warnings(stream)
     assert "No module named 'wandb'; install pretrain-operator[tracking]" in warning
 

@@ -171,10 +171,10 @@ class Meter:
 
     @contextlib.contextmanager
     def failure_counted(self) -> Iterator[None]:
-        """Around the saving of a checkpoint: tells if it fails."""
+        """Around the saving of a checkpoint: tells if disk or storage fails. A lost peer is no failure of the checkpoint's."""
         try:
             yield
-        except Exception:
+        except (UserError, OSError):
             for listener in self.listeners:
                 listener.checkpoint_failed()
             raise

@@ -3,9 +3,8 @@
 spoken        events on standard output
 prometheus    metrics, served over HTTP
 record        reports/training.jsonl
-tensorboard   reports/tensorboard/
-tracking      Weights & Biases and MLflow
+tracking      a thread for each of tensorboard, mlflow and wandb
 
-None of them waits for a device, for storage or for whoever reads: numbers arrive when the run has them anyway, and files
-go up with the checkpoints.
+`choice` tells which of them a run has. None of them waits for a device, for storage or for whoever reads: numbers arrive when
+the run has them anyway, and files go up with the checkpoints.
 """

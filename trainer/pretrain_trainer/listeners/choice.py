@@ -35,13 +35,9 @@ def listeners_of(
         verified={"ok": 1, "corrupt": len(resume.refused)} if resume else {},
         full_speed=full_speed(plan, group.device),
     )
-    listeners: list[Listener] = [
+    return [
         SpokenEvents(events, plan.batch.steps, done, account),
         Prometheus(plan.job.metadata, beginning, account, events),
         Record(storage, scratch, done, account),
+        *trackers(storage, plan, scratch, done, events),
     ]
-    if plan.job.spec.training.tensorboard:
-        from pretrain_trainer.listeners.tensorboard import TensorBoard
-
-        listeners.append(TensorBoard(storage, scratch, done))
-    return [*listeners, *trackers(storage, plan, scratch, events)]

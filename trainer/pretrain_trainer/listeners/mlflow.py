@@ -35,7 +35,7 @@ TAG = "pretrain.dev/training"
 class MLflowRun:
     """The client. Credentials come from the environment: a token, or user and password."""
 
-    NAME = "mlflow"
+    FIELD = "training.tracking.mlflow"
 
     def __init__(self, section: MLflow, plan: Plan, env: Mapping[str, str] = os.environ) -> None:
         self.section, self.plan = section, plan

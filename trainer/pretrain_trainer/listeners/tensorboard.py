@@ -1,43 +1,42 @@
-"""A run's measures as TensorBoard's event files in storage: reports/tensorboard/, one for each start of the run."""
+"""TensorBoard's event files in storage: reports/tensorboard/, one for each start of the run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pretrain_stage.storage import Storage
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from pretrain_trainer.listeners.listener import CheckpointMeasures, Listener, StepMeasures, ValidationMeasures
+if TYPE_CHECKING:
+    from pretrain_trainer.listeners.tracking import Point
 
-TENSORBOARD = "reports/tensorboard"
+FILES = "reports/tensorboard"
 
 
-class TensorBoard(Listener):
-    """Writes on local disk, in a thread of the writer's own, and brings the file to storage with each checkpoint."""
+class TensorBoardFile:
+    """The file of this start, on local disk. first_step: steps that were done before."""
 
-    def __init__(self, storage: Storage, folder: Path, first_step: int) -> None:
-        self.storage, self.folder = storage, folder / "tensorboard"
-        # purge_step hides what an earlier start wrote of steps that are done again.
-        self.writer = SummaryWriter(str(self.folder), purge_step=first_step + 1)
+    FIELD = "training.tensorboard"
 
-    def step(self, measures: StepMeasures) -> None:
-        for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
-            self._add(f"training/{name}", getattr(measures, name), measures.step)
+    def __init__(self, scratch: Path, first_step: int) -> None:
+        self.folder, self.first_step = scratch / "tensorboard", first_step
 
-    def validation(self, measures: ValidationMeasures) -> None:
-        self._add("validation/loss", measures.loss, measures.step)
-        self._add("validation/perplexity", measures.perplexity, measures.step)
+    def begin(self) -> None:
+        self.writer = EventFileWriter(str(self.folder))
+        # Hides what an earlier start wrote of steps that are done again.
+        self.writer.add_event(Event(step=self.first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
-    def checkpoint(self, measures: CheckpointMeasures) -> None:
-        self._add("checkpoint/seconds", measures.seconds, measures.step)
-
-    def publish(self) -> None:
+    def send(self, points: Sequence[Point]) -> None:
+        for point in points:
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in point.values.items()]
+            self.writer.add_event(Event(wall_time=point.time, step=point.step, summary=Summary(value=values)))
         self.writer.flush()
-        for path in self.folder.iterdir():
-            self.storage.upload(path, f"{TENSORBOARD}/{path.name}")
 
-    def close(self) -> None:
+    def end(self, finished: bool) -> None:
         self.writer.close()
 
-    def _add(self, name: str, value: float, step: int) -> None:
-        self.writer.add_scalar(name, value, step)
+    def files(self) -> Sequence[tuple[Path, str]]:
+        return [(path, f"{FILES}/{path.name}") for path in self.folder.glob("events.*")]

@@ -1,4 +1,4 @@
-"""A run's measures for experiment trackers: Weights & Biases, MLflow.
+"""A run's measures for those who keep them elsewhere: TensorBoard's files, MLflow, Weights & Biases.
 
 None of them can slow or stop a step. A step leaves its measures in a list; a thread of each tracker's own takes them from
 there every few seconds. What cannot be sent is kept and tried again while there is room; what finds no room is lost, which
@@ -24,12 +24,12 @@ from pretrain_trainer.listeners.listener import CheckpointMeasures, Listener, St
 from pretrain_trainer.plan import Plan
 
 STEP_SECONDS = 1.0
-"""Steps are told of at most so often: shorter ones would keep the tracker's thread in the way of training."""
+"""Trackers are told of steps at most so often: shorter ones would keep their threads in the way of training."""
 SEND_SECONDS, RETRY_SECONDS = 2.0, 20.0
 """Between two sendings, and after one that failed."""
 CLOSE_SECONDS = 5.0
 """How long the end of the run waits for the rest to be sent."""
-MOST_POINTS = 2000
+MOST_POINTS = 10_000
 """That wait to be sent."""
 
 
@@ -43,10 +43,10 @@ class Point:
 
 
 class Tracker(Protocol):
-    """A client of an experiment tracker. It is called by one thread, which may wait in it, and may raise anything."""
+    """Whoever keeps measures. It is called by one thread, which may wait in it, and may raise anything."""
 
-    NAME: str
-    """As the field under training.tracking."""
+    FIELD: str
+    """That asks for it."""
 
     def begin(self) -> None:
         """Makes the run, or takes it up again. Called until it succeeds."""
@@ -65,10 +65,13 @@ class Tracker(Protocol):
         ...
 
 
-def trackers(storage: Storage, plan: Plan, scratch: Path, events: Events) -> list[Listener]:
-    """The trackers that the job asks for; a warning of each that is not installed here."""
-    asked = plan.job.spec.training.tracking
+def trackers(storage: Storage, plan: Plan, scratch: Path, done: int, events: Events) -> list[Listener]:
+    """The trackers that the job asks for, of a run that goes on after `done` steps; a warning of each that is not installed."""
+    training = plan.job.spec.training
+    asked = training.tracking
     made: list[Listener] = []
+    if training.tensorboard:
+        made.append(Tracking(tensorboard(scratch, done), storage, plan.batch.steps, events, step_seconds=0.0))
     if asked is not None and asked.mlflow is not None:
         made.append(Tracking(mlflow(asked.mlflow, plan), storage, plan.batch.steps, events))
     if asked is not None and asked.wandb is not None:
@@ -80,6 +83,12 @@ def trackers(storage: Storage, plan: Plan, scratch: Path, events: Events) -> lis
                 "build the trainer's image with EXTRA=tracking (docs/tracking.md)"
             )
     return made
+
+
+def tensorboard(scratch: Path, done: int) -> Tracker:
+    from pretrain_trainer.listeners.tensorboard import TensorBoardFile
+
+    return TensorBoardFile(scratch, done)
 
 
 def mlflow(section: MLflow, plan: Plan) -> Tracker:
@@ -98,21 +107,24 @@ def wandb(section: WeightsAndBiases, plan: Plan, scratch: Path) -> Tracker:
 class Tracking(Listener):
     """Brings points to a tracker, in a thread of its own. steps: that the whole run has."""
 
-    def __init__(self, tracker: Tracker, storage: Storage, steps: int, events: Events) -> None:
+    def __init__(
+        self, tracker: Tracker, storage: Storage, steps: int, events: Events, step_seconds: float | None = None
+    ) -> None:
         self.tracker, self.storage, self.steps, self.events = tracker, storage, steps, events
+        self.step_seconds = STEP_SECONDS if step_seconds is None else step_seconds
         self.waiting: deque[Point] = deque()
         self.lost = 0
         """Points that found no room."""
         self.told_at, self.last_step = float("-inf"), 0
         self.closing = threading.Event()
         self.warned: set[str] = set()
-        self.thread = threading.Thread(target=self._run, name=f"tracking-{tracker.NAME}", daemon=True)
+        self.thread = threading.Thread(target=self._run, name=f"{tracker.FIELD}", daemon=True)
         self.thread.start()
 
     def step(self, measures: StepMeasures) -> None:
         self.last_step = measures.step
         now = time.monotonic()
-        if now - self.told_at < STEP_SECONDS and measures.step != self.steps:
+        if now - self.told_at < self.step_seconds and measures.step != self.steps:
             return
         self.told_at = now
         values = {
@@ -187,4 +199,4 @@ class Tracking(Listener):
         """Said once of each thing that can go wrong."""
         if about not in self.warned:
             self.warned.add(about)
-            self.events.warning(f"training.tracking.{self.tracker.NAME}: {message}")
+            self.events.warning(f"{self.tracker.FIELD}: {message}")

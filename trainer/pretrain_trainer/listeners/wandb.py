@@ -24,7 +24,7 @@ FILES = "reports/wandb"
 class WandbRun:
     """The client. Its key comes from the environment: WANDB_API_KEY."""
 
-    NAME = "wandb"
+    FIELD = "training.tracking.wandb"
 
     def __init__(self, section: WeightsAndBiases, plan: Plan, scratch: Path) -> None:
         self.section, self.plan, self.folder = section, plan, scratch / "wandb"
