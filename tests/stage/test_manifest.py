@@ -52,19 +52,24 @@ def close_two(storage: Storage, **options: Any) -> Manifest | None:
 def test_a_stage_is_finished_when_all_its_parts_are(storage: Storage, tmp_path: Path) -> None:
     dropped = {"quality": {"short": 1}}
     facts = {"tokens": 7, "by_source": {"web": 2}, "dtype": "uint16"}
-    leave_part(storage, part(storage, tmp_path, 0, counts=Counts(read=3, kept=2, dropped=dropped), facts=facts, seconds=1))
+    leave_part(
+        storage,
+        part(storage, tmp_path, 0, counts=Counts(read=3, kept=2, dropped=dropped, read_bytes=9), facts=facts, seconds=1),
+    )
     assert close_two(storage) is None
     assert finished(storage, "clean", IDENTITY) is None
 
     facts = {"tokens": 5, "by_source": {"web": 1, "wiki": 4}, "dtype": "uint16"}
     more = {"quality": {"short": 2, "long": 1}, "language": {"language_fr": 1}}
-    leave_part(storage, part(storage, tmp_path, 1, counts=Counts(read=9, kept=5, dropped=more), facts=facts, seconds=2))
+    counts = Counts(read=9, kept=5, dropped=more, read_bytes=20, kept_bytes=6, dropped_bytes=5)
+    leave_part(storage, part(storage, tmp_path, 1, counts=counts, facts=facts, seconds=2))
     manifest = close_two(storage)
     assert manifest is not None
     assert manifest == finished(storage, "clean", IDENTITY) == read_manifest(storage, "clean")
     assert manifest.counts == Counts(
-        read=12, kept=7, dropped={"quality": {"short": 3, "long": 1}, "language": {"language_fr": 1}}
-    )
+        read=12, kept=7, dropped={"quality": {"short": 3, "long": 1}, "language": {"language_fr": 1}},
+        read_bytes=29, kept_bytes=6, dropped_bytes=5,
+    )  # fmt: skip
     assert manifest.facts == {"tokens": 12, "by_source": {"web": 3, "wiki": 4}, "dtype": "uint16"}
     assert [file.path for file in manifest.outputs] == ["corpus/clean/00000-0", "corpus/clean/00001-0"]
 

@@ -121,16 +121,21 @@ def documents_of(plan: Plan, storage: Storage, places: Sequence[int]) -> list[li
     """The documents in each of the sequences that begin at those places of the training text."""
     files = shard_files(plan.inputs.tokenize, TRAIN)
     width = np.dtype(plan.inputs.token_facts.dtype).itemsize
-    spans = list(spans_of(places, plan.batch.sequence_length, [file.size // width for file in files]))
-    touched = sorted({span.shard for span in spans})
+    spans: dict[int, list[Span]] = {}
+    for span in spans_of(places, plan.batch.sequence_length, [file.size // width for file in files]):
+        spans.setdefault(span.shard, []).append(span)
+
+    def read(shard: int) -> list[tuple[int, list[Piece]]]:
+        """By sample, the pieces that lie in one token file. Its list may be large, so only these are kept."""
+        table = read_documents(plan, storage, files[shard].path)
+        ends = table["end"].to_numpy()
+        return [(span.sample, list(pieces_of(span, table, ends))) for span in spans[shard]]
+
     found: list[list[Piece]] = [[] for _ in places]
     with ThreadPoolExecutor(READERS) as readers:
-        tables = readers.map(lambda shard: read_documents(plan, storage, files[shard].path), touched)
-        for shard, table in zip(touched, tables, strict=True):
-            ends = table["end"].to_numpy()
-            for span in spans:
-                if span.shard == shard:
-                    found[span.sample] += pieces_of(span, table, ends)
+        for in_shard in readers.map(read, sorted(spans)):
+            for sample, pieces in in_shard:
+                found[sample] += pieces
     return found
 
 
