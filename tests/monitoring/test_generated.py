@@ -171,6 +171,15 @@ def test_each_alert_has_its_page_and_each_page_its_alert() -> None:
         assert rule["annotations"]["runbook_url"] == f"docs/runbooks/{rule['alert']}.md"
 
 
+def test_the_table_of_alerts_is_complete() -> None:
+    lines = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8").splitlines()
+    told = [line.split(" | ")[:2] for line in lines if line.startswith("| [Pretrain")]
+    assert told == [
+        [f"| [{rule['alert']}](runbooks/{rule['alert']}.md)", rule["labels"]["severity"]]
+        for rule in RULES
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_each_rule_says_how_bad_and_what(rule: Any) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning")

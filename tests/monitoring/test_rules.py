@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ def _test(case: Case, series: Mapping[str, str], *, fires: bool) -> Any:
             }
         ],
     }
+
+
+@needs_prometheus
+@pytest.mark.parametrize("number", [0, 1], ids=["in a cluster", "on one machine"])
+def test_promtool_takes_the_configurations_in_the_docs(number: int, tmp_path: Path) -> None:
+    """Debian's Prometheus is built without Kubernetes: how targets are found there is left out."""
+    text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    path = tmp_path / "prometheus.yml"
+    written = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[number]
+    path.write_text(written.replace("kubernetes_sd_configs: [{role: pod}]", "static_configs: [{targets: [a:1]}]"))
+    (tmp_path / "alerts.yaml").write_text(RULES.read_text(encoding="utf-8"))
+    done = promtool("check", "config", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_durations_as_prometheus_writes_them() -> None:
