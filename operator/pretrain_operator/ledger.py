@@ -51,6 +51,7 @@ class Scene:
     first_pods: Mapping[str, tuple[int, int | None]]
     """When the first pods of training groups, by uid, were made and ended."""
     training_began: int | None
+    trained: bool
     finished: int | None
 
 
@@ -78,6 +79,7 @@ def scene(
             if one.stage == TRAINING and one.index == 0
         },
         training_began=_when(began),
+        trained=_trained(status),
         finished=_when(status.completion_time),
     )
 
@@ -97,11 +99,19 @@ def account(before: Goodput | None, scene: Scene, now: datetime) -> Goodput:
 
 def _ended(status: PretrainJobStatus) -> Ended | None:
     """The attempt that ended last, if another one has followed or will."""
-    trained = any(one.name == TRAINING and one.state == "Succeeded" for one in status.stages)
-    if trained or not status.restarts or status.training is None or status.restarts[-1].attempt >= status.training.attempt:
+    if (
+        _trained(status)
+        or not status.restarts
+        or status.training is None
+        or status.restarts[-1].attempt >= status.training.attempt
+    ):
         return None
     last = status.restarts[-1]
     return Ended(last.attempt, _when(last.time) or 0, last.reason == "Suspended")
+
+
+def _trained(status: PretrainJobStatus) -> bool:
+    return any(one.name == TRAINING and one.state == "Succeeded" for one in status.stages)
 
 
 def _said(heard: Progress | None, known: Mapping[str, int]) -> Iterator[Word]:
@@ -158,7 +168,7 @@ def _seen(books: Books, scene: Scene, end: int) -> Books:
         tells, state = _tells(books, scene, at), scene.timeline.state(at, since)
         if tells and until == end and scene.finished is None and _tells(books, scene, end):
             return books  # the rest is the program's to tell
-        silent = tells or (state is None and books.state in OF_THE_TRAINER)
+        silent = tells or (state is None and not scene.trained and books.state in OF_THE_TRAINER)
         books = books.unheard(until) if silent else books.until(until, state or books.state)
     return replace(books, state=scene.timeline.state(end, end) or "queued")
 

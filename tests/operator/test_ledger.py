@@ -256,6 +256,8 @@ def test_where_nothing_tells_of_a_change_the_open_state_goes_on() -> None:
     assert look(running, 90, workloads=suspended).seconds == {"queued": 26, "starting": 30, "preprocessing": 34}
     trained = look(None, 60, [ONE], word=heard(ONE, 60, productive=30))
     assert look(trained, 400).seconds["productive"] == 90, "what only a program can tell does not go on without it"
+    exporting = look(None, 80, [replace(CLEAN, stage="export")], said=status(trained=True))
+    assert look(exporting, 400, said=status(trained=True)).seconds["productive"] == 350
 
 
 def test_the_share_that_was_productive() -> None:

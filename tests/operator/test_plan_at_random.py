@@ -181,6 +181,8 @@ class World(State):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_history(seed: int) -> None:
     world = World(seed)
+    if seed % 2:
+        world.until("train")  # where most can happen; by chance alone few histories come so far
     for _ in range(THROWS):
         world.throw()
         world.look()

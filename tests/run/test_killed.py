@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -18,6 +19,8 @@ from tests.run import whole
 SEED = 7
 GONE_SECONDS = 10.0
 RUN_SECONDS = 240
+STARTED_SECONDS = 3.0
+"""Until a run's own program has been loaded, or is left, on a busy machine: what it cannot count of itself."""
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +52,22 @@ def test_killed_in_every_stage(text: Path, undisturbed: Path, tmp_path: Path) ->
 def test_killed_in_mid_training(text: Path, undisturbed: Path, tmp_path: Path) -> None:
     job = whole.job(tmp_path, text)
     whole.copy_tokens(undisturbed, tmp_path / "storage")
+    began = time.time()
     for step in (4, 12, 20):
         kill_at_checkpoint(job, tmp_path / "storage" / "checkpoints" / f"step-{step:08d}" / "COMMITTED")
     finish(job)
     assert whole.result(tmp_path / "storage") == whole.result(undisturbed)
+    check_ledger(tmp_path / "storage", time.time() - began, starts=4)
+
+
+def check_ledger(storage: Path, wall: float, starts: int) -> None:
+    """Every second of all runs is in one state, those between them too."""
+    kept = json.loads((storage / "reports" / "goodput.json").read_text())
+    booked = kept["until"] - kept["since"]
+    assert sum(kept["seconds"].values()) == pytest.approx(booked, abs=0.01)
+    assert wall - STARTED_SECONDS * starts - 0.01 * wall <= booked <= wall
+    assert kept["state"] is None
+    assert set(kept["seconds"]) >= {"preprocessing", "initializing", "productive", "checkpoint", "down"}
 
 
 def start(job: Path) -> subprocess.Popen[str]:
