@@ -201,8 +201,8 @@ class PretrainJobStatus(StatusSection):
     restarts: list[Restart] = Field(
         default=[], max_length=20, description="The last restarts of the training group, the newest last."
     )
-    restarts_by_reason: Annotated[dict[str, int], Field(max_length=32)] = Field(
-        default={}, description="How often the training group has ended before it was finished, by class of the cause."
+    restarts_by_reason: Annotated[dict[str, int], Field(max_length=32)] | None = Field(
+        default=None, description="How often the training group has ended before it was finished, by class of the cause."
     )
     goodput: Goodput | None = Field(default=None, description="Where the wall time went.")
     cost: Spent | None = Field(default=None, description="GPU time held and what it cost; absent for a job on CPU.")

@@ -91,11 +91,11 @@ def _with_accounts(view: View, status: PretrainJobStatus) -> PretrainJobStatus:
     return status.model_copy(update={"goodput": goodput, "cost": view.cost})
 
 
-def _counted(before: PretrainJobStatus, ended: Restart | None) -> Mapping[str, int]:
+def _counted(before: PretrainJobStatus, ended: Restart | None) -> Mapping[str, int] | None:
     """Ends of attempts by class. Of a status that an earlier operator wrote, those that it remembers."""
-    counts = Counter(before.restarts_by_reason or Counter(one.reason for one in before.restarts))
-    counts.update([ended.reason] if ended is not None else [])
-    return dict(counts)
+    if ended is None:
+        return before.restarts_by_reason
+    return Counter(before.restarts_by_reason or Counter(one.reason for one in before.restarts)) + Counter([ended.reason])
 
 
 def _findings(view: View, step: Step, *, succeeded: bool) -> list[Finding]:

@@ -181,6 +181,19 @@ def test_time_alone_is_no_reason_to_write(stage: str) -> None:
     assert PretrainJobStatus.model_validate(before).goodput is not None
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_upgrade_alone_is_no_reason_to_write(finished: bool) -> None:
+    """The status of an operator that kept no accounts says nothing else."""
+    state = State().until("report")
+    if finished:
+        state.finish("report")
+    state.settle()
+    for name in ("goodput", "cost", "restartsByReason"):
+        state.job["status"].pop(name, None)
+    state.later(100)
+    assert state.plan().status == state.job["status"]
+
+
 def test_a_fault_leaves_the_accounts_alone() -> None:
     state = State().until("clean")
     state.settle()

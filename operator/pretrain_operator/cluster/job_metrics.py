@@ -104,7 +104,7 @@ def _gauges(job: Body, status: PretrainJobStatus) -> Iterator[Sample]:
 def _counters(status: PretrainJobStatus, until_now: Account) -> Iterator[Sample]:
     """What a job has come to."""
     for reason in CLASSES:
-        yield catalogue.JOB_RESTARTS, (reason,), status.restarts_by_reason.get(reason, 0)
+        yield catalogue.JOB_RESTARTS, (reason,), (status.restarts_by_reason or {}).get(reason, 0)
     if until_now.goodput is not None:
         for state, seconds in until_now.goodput.seconds.items():
             yield catalogue.JOB_SECONDS, (state,), seconds
