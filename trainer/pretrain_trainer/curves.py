@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -10,23 +11,31 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from pretrain_trainer.chart import thinned
 from pretrain_trainer.history import History
+
+BUCKETS = 1000
+"""Parts of a long curve: about as many as the picture is wide, in pixels."""
 
 
 def draw_curves(history: History, title: str, path: Path) -> None:
-    """Loss, learning rate and speed over the steps."""
-    steps, validations = history.steps, history.validations
+    """Loss, learning rate and speed over the steps; of a long run the extremes (chart.py)."""
+
+    def measure(lines: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+        points = thinned([(line["step"], line[name]) for line in lines], BUCKETS)
+        return [step for step, _ in points], [value for _, value in points]
+
     figure, (loss, rate, speed) = plt.subplots(
         3, 1, figsize=(9, 8), sharex=True, height_ratios=(3, 1, 1), layout="constrained"
     )
-    loss.plot([line["step"] for line in steps], [line["loss"] for line in steps], label="training")
-    loss.plot([line["step"] for line in validations], [line["loss"] for line in validations], "o-", label="validation")
+    loss.plot(*measure(history.steps, "loss"), label="training")
+    loss.plot(*measure(history.validations, "loss"), "o-", label="validation")
     loss.set_ylabel("loss (nats per token)")
     loss.legend(frameon=False)
     loss.set_title(title)
-    rate.plot([line["step"] for line in steps], [line["learning_rate"] for line in steps])
+    rate.plot(*measure(history.steps, "learning_rate"))
     rate.set_ylabel("learning rate")
-    speed.plot([line["step"] for line in steps], [line["tokens_per_second"] for line in steps])
+    speed.plot(*measure(history.steps, "tokens_per_second"))
     speed.set_ylabel("tokens/s")
     speed.set_xlabel("step")
     for part in (loss, rate, speed):
