@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from pretrain_operator.monitoring.__main__ import files
 from pretrain_operator.monitoring.alerts import rules
 from pretrain_operator.monitoring.catalogues import BOUNDS, BY_NAME, OWN_BOUNDS, PROGRAMS, is_of_a_job
@@ -128,8 +131,17 @@ def test_a_dashboard_is_fit_for_any_grafana(board: Any) -> None:
             assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         for target in panel["targets"]:
             assert target["datasource"] == panel["datasource"]
+            assert target.get("range", False) != target.get("instant", False), "one of them, and said so"
             if panel["type"] == "timeseries":
                 assert target["legendFormat"] != "__auto", panel["title"]
+
+
+@pytest.mark.parametrize("board", boards())
+def test_grafanas_typed_library_reads_it_as_it_is(board: Any) -> None:
+    """What its schema does not know would be lost on the way."""
+    register_default_plugins()
+    read = json.loads(json.dumps(Dashboard.from_json(board), cls=JSONEncoder))
+    assert read == board
 
 
 @pytest.mark.parametrize("board", boards())

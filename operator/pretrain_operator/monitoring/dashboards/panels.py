@@ -85,7 +85,7 @@ def number(
     decimals: int | None = None,
     trend: bool = True,
 ) -> stat.Panel:
-    """One number, large. legend: a label to show in its place, such as {{phase}}."""
+    """One number, large. legend: a label to show in its place, such as {{phase}}. trend: whether with its past behind it."""
     made = (
         stat.Panel()
         .id(id_)
@@ -99,7 +99,7 @@ def number(
         .reduce_options(common_builder.ReduceDataOptions().calcs(["lastNotNull"]))
         .graph_mode(common.BigValueGraphMode.AREA if trend else common.BigValueGraphMode.NONE)
         .color_mode(common.BigValueColorMode.VALUE)
-        .with_target(_query("A", expression, legend))
+        .with_target(_query("A", expression, legend).range() if trend else _query("A", expression, legend).instant())
     )
     if legend:
         made = made.text_mode(
@@ -159,7 +159,7 @@ def curves(
             common_builder.GraphThresholdsStyleConfig().mode(common.GraphTresholdsStyleMode.LINE)
         )
     for letter, (legend, expression) in zip("ABCDEFGH", queries.items(), strict=False):
-        made = made.with_target(_query(letter, expression, legend))
+        made = made.with_target(_query(letter, expression, legend).range())
     return made
 
 
@@ -186,6 +186,7 @@ def rows(
         .datasource(SOURCE)
         .height(height)
         .span(width)
+        .show_header(True)
         .with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
         .with_transformation(
             dashboard.DataTransformerConfig(
