@@ -5,8 +5,8 @@ All: events, Prometheus (read each second by another process), the record, Tenso
 - listeners-per-step     what a step's thread spends on listeners and on the account of its time, over thousands of steps with
                          nothing between them, against the median step of the smallest preset. It has little noise, and leaves
                          out what the listeners' own threads may take from a step.
-- listeners-in-the-loop  the same loop with and without them, in turns, and medians of single steps: everything is in it, the
-                         noise of the machine too, which on a busy one is larger than the goal.
+- listeners-in-the-loop  two processes, one with all listeners and one with none, that take steps in turns; medians of single
+                         steps. Everything is in it, the noise of the machine too, which on a busy one is larger than the goal.
 
     python -m benchmarks.listeners
 """
@@ -39,8 +39,9 @@ from benchmarks.training import SAMPLES, SEQUENCE, text_storage
 if TYPE_CHECKING:
     from pretrain_trainer.meter import Meter
 
-ROUNDS, BLOCK, WARM_UP = 150, 4, 5
-"""Blocks of each side, steps of a block, and steps of each side before them."""
+ROUNDS, BLOCK, WARM_UP = 12, 40, 5
+"""Blocks of each side, steps of a block, and steps of each side before them. A block is long enough for what the listeners' threads
+do of it to fall into it."""
 TOLD_BLOCKS, TOLD_STEPS, PAUSE_SECONDS = 11, 500, 3.0
 """Steps that are told of with nothing between them, and between blocks time for the listeners' own threads."""
 GOAL = 1.005
@@ -55,35 +56,85 @@ while True:
 
 def figures() -> list[Figure]:
     """Seconds of a step with all listeners against one with none: half a percent more at most."""
-    # In a process of its own: the libraries read their environment when they are imported.
-    command = [sys.executable, "-m", "benchmarks.listeners", "--measure"]
-    told, alone, each = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    with side("told") as told, side("alone") as alone:
+        seconds = in_turns({"told": told, "alone": alone})
+        each = told("telling")[0]
+    usual = statistics.median(seconds["alone"])
     return [
-        Figure("listeners-per-step", alone + each, alone, "the step alone", "s/step", GOAL, "lower"),
-        Figure("listeners-in-the-loop", told, alone, "the loop with no listeners", "s/step", GOAL, "lower"),
+        Figure("listeners-per-step", usual + each, usual, "the step alone", "s/step", GOAL, "lower"),
+        Figure(
+            "listeners-in-the-loop",
+            statistics.median(seconds["told"]),
+            usual,
+            "the loop with no listeners",
+            "s/step",
+            GOAL,
+            "lower",
+        ),
     ]
 
 
 def main() -> int:
-    if "--measure" in sys.argv:
-        print(json.dumps(measure()))
+    if "--side" in sys.argv:
+        take_orders(sys.argv[-1])
         return 0
     found = figures()
     print(table(found))
-    print(f"told of in {1e6 * (found[0].value - found[0].peer):.1f} microseconds a step")
+    print(f"a step is told of in {1e6 * (found[0].value - found[0].peer):.1f} microseconds")
     return 0 if all(figure.holds for figure in found) else 1
 
 
-def measure() -> tuple[float, float, float]:
-    """Seconds of a step with listeners and without, medians; and seconds that telling of a step takes."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        storage = text_storage(folder)
+@contextlib.contextmanager
+def side(name: str) -> Iterator[Callable[[str], list[float]]]:
+    """A process that trains with all listeners (told) or none (alone): given an order, it answers with seconds."""
+    command = [sys.executable, "-m", "benchmarks.listeners", "--side", name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        orders, answers = process.stdin, process.stdout
+
+        def order(what: str) -> list[float]:
+            orders.write(f"{what}\n")
+            orders.flush()
+            found: list[float] = json.loads(answers.readline())
+            return found
+
+        yield order
+        orders.close()
+
+
+def in_turns(sides: dict[str, Callable[[str], list[float]]]) -> dict[str, list[float]]:
+    """Seconds of each step of each side; blocks alternate, and so does which of them begins."""
+    for order in sides.values():
+        order(str(WARM_UP))
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(ROUNDS):
+        for name in sorted(sides, reverse=bool(number % 2)):
+            seconds[name] += sides[name](str(BLOCK))
+    return seconds
+
+
+def take_orders(name: str) -> None:
+    """A side: for each line of standard input, a number of steps or `telling`, it answers with their seconds."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as end:
+        storage = text_storage(Path(folder))
         job = job_of(storage)
         prepare_environment(job.spec.training, 1)
         stand_alone()
         os.environ["PRETRAIN_METRICS_PORT"] = "0"
-        return in_turns(job, storage, folder)
+        meter, take = training_side(job, storage, Path(folder), name == "told", end)
+        step = 0
+        for line in sys.stdin:
+            seconds = []
+            if line.strip() == "telling":
+                seconds = [telling(meter)]
+            else:
+                for _ in range(int(line)):
+                    step += 1
+                    began = time.perf_counter()
+                    take(step)
+                    seconds.append(time.perf_counter() - began)
+            print(json.dumps(seconds), flush=True)
 
 
 def job_of(storage: Storage) -> Job[TrainerSpec]:
@@ -106,8 +157,10 @@ def job_of(storage: Storage) -> Job[TrainerSpec]:
     return parsed
 
 
-def in_turns(job: Job[TrainerSpec], storage: Storage, folder: Path) -> tuple[float, float, float]:
-    """The three figures, of two engines that take turns."""
+def training_side(
+    job: Job[TrainerSpec], storage: Storage, folder: Path, told: bool, end: contextlib.ExitStack
+) -> tuple[Meter, Callable[[int], None]]:
+    """What takes a step by its number, as training does, with all listeners or none."""
     import torch
     from pretrain_trainer.account import Account, FurthestStep
     from pretrain_trainer.batches import Batches
@@ -120,62 +173,38 @@ def in_turns(job: Job[TrainerSpec], storage: Storage, folder: Path) -> tuple[flo
     from pretrain_trainer.train import open_tokens, take_step
 
     group = connect(place(), gpus=False)
+    end.callback(torch.distributed.destroy_process_group)
     plan = make_plan(job, storage, 1)
-    request = StopRequest()
-
-    def side(meter: Meter) -> tuple[Callable[[int], None], Batches]:
-        engine = build_engine(plan, group, universal=False)
-        batches = Batches(plan, open_tokens(storage, plan, group, folder, TRAIN), group)
-        return lambda step: take_step(step, plan, engine, batches, meter, request), batches
-
-    with (folder / "events").open("w") as stream, read_each_second() as read:
-        account = Account()
+    account, request = Account(), StopRequest()
+    listeners, furthest = [], None
+    if told:
+        stream = end.enter_context((folder / "events").open("w"))
         listeners = listeners_of(storage, plan, group, folder, None, account, Events({}, stream))
-        meter = Meter(plan.batch.tokens, listeners, account, furthest=FurthestStep(folder / "furthest", "benchmark"))
-        read(served(folder / "events"))
-        told, batches = side(meter)
-        alone, others = side(Meter(plan.batch.tokens, [], Account()))
-        seconds = timed({"told": told, "alone": alone})
-        each = telling(meter)
-        meter.close()
-    for reader in (batches, others):
-        reader.close()
-    torch.distributed.destroy_process_group()
-    return statistics.median(seconds["told"]), statistics.median(seconds["alone"]), each
+        furthest = FurthestStep(folder / "furthest-step", plan.training_key)
+        end.enter_context(read_each_second(served(folder / "events")))
+    meter = Meter(plan.batch.tokens, listeners, account, furthest=furthest)
+    end.callback(meter.close)
+    engine = build_engine(plan, group, universal=False)
+    batches = Batches(plan, open_tokens(storage, plan, group, folder, TRAIN), group)
+    end.callback(batches.close)
+    return meter, lambda step: take_step(step, plan, engine, batches, meter, request)
 
 
 @contextlib.contextmanager
-def read_each_second() -> Iterator[Callable[[str], None]]:
-    """Starts, when given an address, another process that reads it each second."""
-    started: list[subprocess.Popen[bytes]] = []
+def read_each_second(address: str) -> Iterator[None]:
+    """Another process reads the metrics meanwhile."""
+    reader = subprocess.Popen([sys.executable, "-c", READER, address, str(READ_SECONDS)], stderr=subprocess.DEVNULL)
     try:
-        yield lambda address: started.append(
-            subprocess.Popen([sys.executable, "-c", READER, address, str(READ_SECONDS)], stderr=subprocess.DEVNULL)
-        )
+        yield
     finally:
-        for process in started:
-            process.kill()
-            process.wait()
+        reader.kill()
+        reader.wait()
 
 
 def served(events: Path) -> str:
     """The address that the Prometheus listener said."""
     said = (json.loads(line) for line in events.read_text().splitlines())
     return next(str(one["message"]).removeprefix("metrics at ") for one in said if "metrics_port" in one)
-
-
-def timed(sides: dict[str, Callable[[int], None]]) -> dict[str, list[float]]:
-    """Seconds of each step of each side; blocks alternate, and so does which of them begins."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(-1, ROUNDS):
-        first, last = (1, WARM_UP) if number < 0 else (WARM_UP + number * BLOCK + 1, WARM_UP + (number + 1) * BLOCK)
-        for name in sorted(sides, reverse=bool(number % 2)):
-            for step in range(first, last + 1):
-                began = time.perf_counter()
-                sides[name](step)
-                if number >= 0:
-                    seconds[name].append(time.perf_counter() - began)
-    return seconds
 
 
 def telling(meter: Meter) -> float:

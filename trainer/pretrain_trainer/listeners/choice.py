@@ -36,8 +36,9 @@ def listeners_of(
         full_speed=full_speed(plan, group.device),
     )
     return [
-        SpokenEvents(events, plan.batch.steps, done, account),
+        # First, so that what an event says is served already.
         Prometheus(plan.job.metadata, beginning, account, events),
+        SpokenEvents(events, plan.batch.steps, done, account),
         Record(storage, scratch, done, account),
         *trackers(storage, plan, scratch, done, events),
     ]
