@@ -77,7 +77,7 @@ def account_of(seconds: Any) -> dict[State, int]:
     """An account in milliseconds, of what a program said in seconds; what is no state or no time is left out."""
     if not isinstance(seconds, Mapping):
         return {}
-    return {state: int(1000 * seconds[state]) for state in STATES if _is_time(seconds.get(state))}
+    return {state: round(1000 * seconds[state]) for state in STATES if _is_time(seconds.get(state))}
 
 
 def in_seconds(milliseconds: Mapping[State, int]) -> dict[str, float]:

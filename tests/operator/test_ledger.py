@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretrain_operator.books import account_of, in_seconds
 from pretrain_operator.facts import pod as pod_facts
 from pretrain_operator.facts import workload as workload_facts
 from pretrain_operator.ledger import account, scene
@@ -286,6 +287,11 @@ def test_a_status_of_another_version_costs_no_more_than_its_own_part() -> None:
 
 
 # Any history
+
+
+@given(st.dictionaries(st.sampled_from(STATES), st.integers(1, 10**12)))
+def test_what_is_written_is_read_again_to_the_millisecond(booked: dict[Any, int]) -> None:
+    assert account_of(in_seconds(booked)) == booked
 
 
 @st.composite

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from threading import Thread
 from typing import Any
 
 from pretrain_stage.errors import UserError
@@ -24,6 +24,8 @@ from pretrain_operator.stages import AFTER_TRAINING, FURTHEST_STEP_VARIABLE, LED
 
 PATH = "reports/goodput.json"
 KEEP_SECONDS = 5.0
+CLOSE_SECONDS = 10.0
+"""How long the end of a run waits for a storage that is slow, or away."""
 
 
 class Kept(BaseModel):
@@ -54,12 +56,13 @@ class RunLedger:
     keep: Callable[[bytes], None] = lambda data: None
     wall: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
+    _writing: Thread = field(init=False, default_factory=Thread)
 
     def __post_init__(self) -> None:
         found, now = _read(self.before), int(1000 * self.wall())
         self._furthest = found.furthest_step if found is not None and found.training == self.training else 0
         if found is not None and found.state is not None:
-            begun, until = int(1000 * found.since), int(1000 * found.until)
+            begun, until = round(1000 * found.since), round(1000 * found.until)
             self._begun, seconds = begun, account_of(found.seconds)
             # A clock that was set back must not make a time negative.
             self._books = Books(until, found.state, _exactly(seconds, until - begun)).until(max(now, until), found.state)
@@ -69,8 +72,6 @@ class RunLedger:
         self._from, self._clock_then = self._books.since, self.clock()
         self._books = replace(self._books, state="starting")
         self._program, self._kept_at = "", self._clock_then
-        self._pool, self._writing = ThreadPoolExecutor(1, "ledger"), Future[None]()
-        self._writing.set_result(None)
 
     def started(self, stage: str) -> None:
         """The processes of a stage are started."""
@@ -105,9 +106,9 @@ class RunLedger:
     def close(self, state: State | None) -> dict[str, float]:
         """The run ends; what follows is in this state, or nothing does because the job is finished. Returns `seconds`."""
         self._books = self._until_now()
-        self._pool.shutdown()
-        if not self._idle:
-            _quietly(self.keep, self._data(state))
+        self._wait()
+        self._write(state)
+        self._wait()
         return in_seconds(self._books.booked)
 
     def seconds(self) -> dict[str, float]:
@@ -127,11 +128,17 @@ class RunLedger:
     def _now(self) -> int:
         return self._from + int(1000 * (self.clock() - self._clock_then))
 
-    def _write(self) -> None:
+    def _write(self, state: State | None = "down") -> None:
         """Storage may be slow, or away: the run goes on, and a later ledger says more than one that is left out."""
-        if self._writing.done() and not self._idle:
-            self._kept_at = self.clock()
-            self._writing = self._pool.submit(_quietly, self.keep, self._data("down"))
+        if self._idle or self._writing.is_alive():
+            return
+        self._kept_at = self.clock()
+        self._writing = Thread(target=_quietly, args=(self.keep, self._data(state)), name="ledger", daemon=True)
+        self._writing.start()
+
+    def _wait(self) -> None:
+        if self._writing.is_alive():
+            self._writing.join(CLOSE_SECONDS)
 
     def _data(self, state: State | None) -> bytes:
         tells = self._books.teller == self._program  # and what came after its last word is the program's to tell

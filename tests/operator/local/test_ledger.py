@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 import pytest
+from pretrain_operator.local import ledger as module
 from pretrain_operator.local.ledger import KEEP_SECONDS, RunLedger
 from pretrain_stage.errors import StorageError
 
@@ -75,7 +77,7 @@ def test_a_run_that_was_killed_is_gone_on_with() -> None:
     train(time, run, 8, initializing=5, productive=20)
     time.now += KEEP_SECONDS
     run.passes()
-    run._writing.result()
+    run._writing.join()
     assert time.file()["until"] == 1037, "what came after its last word is not booked yet"
     time.now += 100  # it is killed, and later started again
     again = time.run()
@@ -150,6 +152,22 @@ def test_numbers_that_do_not_add_up_are_made_to() -> None:
     kept["seconds"] = {"productive": 600.0}
     assert Time(now=210, kept=json.dumps(kept).encode()).run().seconds() == {"down": 110}
     assert Time(now=150, kept=json.dumps(kept).encode()).run().seconds() == {"down": 100}, "a clock that was set back"
+
+
+def test_a_storage_that_does_not_answer_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.1)
+    answered, asked, time = Event(), list[bytes](), Time()
+
+    def hangs(data: bytes) -> None:
+        asked.append(data)
+        answered.wait(20)
+
+    run = time.run(keep=hangs)
+    stage(time, run, "clean", 10)
+    stage(time, run, "tokenize", 10)
+    assert run.close(None) == {"preprocessing": 20}
+    assert len(asked) == 1
+    answered.set()
 
 
 def test_a_storage_that_is_away_harms_nothing() -> None:

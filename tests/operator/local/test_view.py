@@ -76,6 +76,19 @@ def test_work_of_tasks() -> None:
     assert "3,120 documents, 1 of 4 tasks" in text
 
 
+def test_the_table_tells_where_the_time_goes_once_training_runs() -> None:
+    def shown(*stages: StageState) -> list[str]:
+        console = Console(file=StringIO(), width=100, force_terminal=False)
+        console.print(draw(replace(run(*stages), goodput={"initializing": 10.0, "productive": 30.0})))
+        assert isinstance(console.file, StringIO)
+        return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+    lines = shown(TRAINING)
+    assert "━" * 60 in lines
+    assert "productive 75 %, initializing 25 %" in lines
+    assert "━" * 60 not in shown(CLEANED)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "lines"),
     [
