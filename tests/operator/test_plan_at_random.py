@@ -87,7 +87,9 @@ class World(State):
         """The first pod of a training group that runs tells of its time, however true that is."""
         first = [one for one in self.of("train") if one["metadata"]["name"].endswith("-0")]
         if first and first[0]["status"]["phase"] == "Running":
-            seconds = {state: self.chance.choice((0.0, 7.25, 1000.5)) for state in ("initializing", "productive", "repeated")}
+            seconds = {
+                state: self.chance.choice((0.0, 7.25, 1000.5)) for state in ("initializing", "productive", "repeated")
+            }
             uid, step = first[0]["metadata"]["uid"], self.chance.randint(1, 200)
             self.progress = Progress(pod=uid, at=self.now, step=step, steps=245, tokens=1, seconds=seconds)
 
