@@ -47,7 +47,7 @@ JOB_SECONDS = Metric(
     "pretrain_job_seconds_total",
     "counter",
     "Wall time of the job since it was made, by state of the goodput ledger: every second is in exactly one. While a training "
-    "pod tells of its own time, up to its last word.",
+    "pod tells of its own time, up to its last word; once it has said nothing for a minute, the rest counts as stalled.",
     (*JOB_LABELS, "state"),
 )
 JOB_GOODPUT = Metric(

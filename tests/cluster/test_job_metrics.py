@@ -129,6 +129,21 @@ def test_a_job_of_which_nothing_is_said_is_queued() -> None:
     assert desk.of("pretrain_job_gpu_seconds_total") == {}
 
 
+def test_a_training_pod_that_was_heard_and_says_no_more_has_stalled() -> None:
+    desk = Desk(gpu_job(status=STATUS), *trainer())
+    desk.seconds = 300
+    assert "stalled" not in str(desk.of("pretrain_job_seconds_total")), (
+        "an operator that has just begun has heard nobody yet"
+    )
+    desk.tell(130, initializing=20, productive=70)
+    desk.seconds = 180
+    assert desk.of("pretrain_job_seconds_total") == {("queued",): 40, ("initializing",): 20, ("productive",): 70}
+    desk.seconds = 300
+    expected = {("queued",): 40, ("initializing",): 20, ("productive",): 130, ("stalled",): 110}
+    assert desk.of("pretrain_job_seconds_total") == expected
+    assert sum(expected.values()) == 300
+
+
 def test_counters_only_rise() -> None:
     """A pod that got its node a moment ago takes that moment from `queued`."""
     waiting = child("Pod", "p", owner="uid-j", owner_kind="Job", status={})

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
 
+from pretrain_stage.ledger import STALL_SECONDS
 from pretrain_stage.metric import Metric
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from pretrain_operator import catalogue
+from pretrain_operator.books import OF_THE_TRAINER
 from pretrain_operator.cluster.stores import Key, Stores
 from pretrain_operator.conditions import moment
 from pretrain_operator.cost import spent
@@ -79,9 +81,29 @@ class JobMetrics(Collector):
         training, now = _section(job, "training"), self._now()
         workloads, bodies = self._stores.children(job)
         pods = [pod(body) for body in bodies]
-        seen = scene(created, training.get("nodes") or 1, status, list(map(workload, workloads)), pods, self._progress(key))
+        heard = self._progress(key)
+        seen = scene(created, training.get("nodes") or 1, status, list(map(workload, workloads)), pods, heard)
         gpus, price = training.get("gpusPerNode") or 0, _section(job, "cost").get("pricePerGPUHour")
-        return Account(account(status.goodput, seen, now), spent(status.cost, created, pods, gpus, price, now))
+        return Account(
+            _with_silence(account(status.goodput, seen, now), heard, now),
+            spent(status.cost, created, pods, gpus, price, now),
+        )
+
+
+def _with_silence(goodput: Goodput, heard: Progress | None, now: datetime) -> Goodput:
+    """The ledger with a stall where a training pod that was heard says no more: what it was is told when it is heard again, but
+    somebody has to look after it now.
+    """
+    since, group = moment(goodput.since), goodput.group
+    if heard is None or since is None or group is None or heard.pod != group.pod or goodput.state not in OF_THE_TRAINER:
+        return goodput
+    silent = (now - since).total_seconds() - STALL_SECONDS
+    if silent <= 0:
+        return goodput
+    seconds = dict(goodput.seconds)
+    for state, more in ((goodput.state, STALL_SECONDS), ("stalled", silent)):
+        seconds[state] = seconds.get(state, 0.0) + more
+    return goodput.model_copy(update={"seconds": seconds})
 
 
 Sample = tuple[Metric, tuple[str, ...], float]
