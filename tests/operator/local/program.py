@@ -48,6 +48,8 @@ def tasks(arguments: argparse.Namespace, wanted: dict[str, Any], storage: Storag
         if manifest.finished_part(storage, stage, identity, index):
             said.say("result", "unchanged", unchanged=True)
             continue
+        while wanted.get("awaits") and not (Path(storage.uri) / wanted["awaits"]).exists():
+            time.sleep(0.02)
         misbehave(index, wanted, said)
         for document in range(10):
             time.sleep(wanted.get("seconds", 0) / 10)

@@ -197,9 +197,16 @@ def test_a_failure_is_the_last_thing_said(job: Job, fault: str, code: int, said:
 
 def test_wrong_input_counts_more_than_what_follows_from_it(job: Job) -> None:
     """Of two processes that fail at once, the one that the user can mend gives the reason."""
-    job.wanting({"clean": {"tasks": 2, "parallelism": 2, "fault": "user", "fault_at": 1, "also": "ours"}})
-    ended = job.run()
-    assert (ended.returncode, ended.stderr.splitlines()[0][:31]) == (65, "error: corpus.sources[0].uri: /")
+    job.wanting({"clean": {"tasks": 2, "parallelism": 2, "fault": "user", "fault_at": 1, "also": "ours", "awaits": "go"}})
+    with job.started() as process:
+        wait_for(lambda: len(list(job.storage.glob("environment/clean-*.json"))) == 2)
+        # At once for the engine: it looks again only when both have ended.
+        process.send_signal(signal.SIGSTOP)
+        (job.storage / "go").touch()
+        wait_for(lambda: not job.processes())
+        process.send_signal(signal.SIGCONT)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err.splitlines()[0][:31]) == (65, "error: corpus.sources[0].uri: /")
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
