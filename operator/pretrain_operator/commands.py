@@ -97,12 +97,14 @@ def run(
     import shlex
     import sys
 
+    from pretrain_stage.process import process_age
+
     from pretrain_operator.api import load_job
     from pretrain_operator.local.command import run_job
     from pretrain_operator.local.run import Options
 
     again = f"pretrain {shlex.join(sys.argv[1:])}"
-    raise typer.Exit(run_job(load_job(job_file), Options(until, plain, log_dir, metrics_port), again))
+    raise typer.Exit(run_job(load_job(job_file), Options(until, plain, log_dir, metrics_port, process_age()), again))
 
 
 @app.command(epilog=EXIT_CODES)

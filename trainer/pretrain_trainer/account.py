@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pretrain_stage.errors import UserError
 from pretrain_stage.ledger import STALL_SECONDS, STALL_STEPS, State, StateClock
+from pretrain_stage.process import process_age
 
 from pretrain_trainer.catalogue import STATES
 
@@ -119,20 +120,6 @@ def told_furthest() -> int:
     if not told.isdigit():
         raise UserError(f"{FURTHEST_VARIABLE}: {told!r} is no whole number; the operator sets it, and nobody else need")
     return int(told)
-
-
-def process_age() -> float:
-    """Seconds since this process was started; 0 where the system does not tell.
-
-    Linux tells in which tick since boot (proc_pid_stat(5), field 22).
-    """
-    try:
-        # The program's name, in parentheses, may hold anything.
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, AttributeError, IndexError):
-        return 0.0
-    return max(0.0, age)
 
 
 def leave_account(folder: Path, account: Account) -> None:

@@ -54,12 +54,14 @@ class RunLedger:
     training: str = ""
     """A digest of what decides which training this is: steps of another one are not repeated."""
     keep: Callable[[bytes], None] = lambda data: None
+    age: float = 0.0
+    """Seconds that the run has taken to get here."""
     wall: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
     _writing: Thread = field(init=False, default_factory=Thread)
 
     def __post_init__(self) -> None:
-        found, now = _read(self.before), int(1000 * self.wall())
+        found, now = _read(self.before), int(1000 * (self.wall() - self.age))
         self._furthest = found.furthest_step if found is not None and found.training == self.training else 0
         if found is not None and found.state is not None:
             begun, until = round(1000 * found.since), round(1000 * found.until)
@@ -69,9 +71,10 @@ class RunLedger:
         else:
             self._begun, self._books = now, Books(now, "starting")
         self._idle = found is not None and found.state is None
-        self._from, self._clock_then = self._books.since, self.clock()
+        self._from = self._books.since
+        self._clock_then = self.clock() - max(0.0, self.wall() - self._from / 1000)
         self._books = replace(self._books, state="starting")
-        self._program, self._kept_at = "", self._clock_then
+        self._program, self._kept_at = "", self.clock()
 
     def started(self, stage: str) -> None:
         """The processes of a stage are started."""

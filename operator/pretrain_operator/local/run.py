@@ -37,6 +37,8 @@ class Options:
     log_dir: Path | None = None
     metrics_port: int = 0
     """Port of training's Prometheus metrics; 0 takes a free one."""
+    age: float = 0.0
+    """Seconds that the program has taken so far, which are the run's too."""
 
 
 def run(job: PretrainJob, options: Options, log_dir: Path, console: Console) -> Outcome:
@@ -49,7 +51,7 @@ def run(job: PretrainJob, options: Options, log_dir: Path, console: Console) -> 
     with claimed(storage, job.spec.storage.endpoint_url):
         storage.write("job.json", job_file_text(job).encode())
         shown = view(console, options.plain)
-        ledger = RunLedger(_kept(storage), _training_of(job), partial(storage.write, PATH))
+        ledger = RunLedger(_kept(storage), _training_of(job), partial(storage.write, PATH), options.age)
         return Run(job.metadata.name, planned, storage, log_dir, machine(job), shown, ledger).all_stages()
 
 

@@ -26,9 +26,9 @@ class Time:
         self.kept = data
         self.writes.append(data)
 
-    def run(self, training: str = "t", keep: Callable[[bytes], None] | None = None) -> RunLedger:
-        """A run that begins now."""
-        return RunLedger(self.kept, training, keep or self.keep, wall=lambda: self.now, clock=lambda: self.now)
+    def run(self, training: str = "t", keep: Callable[[bytes], None] | None = None, age: float = 0.0) -> RunLedger:
+        """A run that begins now, in a program that was started `age` seconds ago."""
+        return RunLedger(self.kept, training, keep or self.keep, age, wall=lambda: self.now, clock=lambda: self.now)
 
     def file(self) -> dict[str, Any]:
         assert self.kept is not None
@@ -68,6 +68,21 @@ def test_a_run_from_its_beginning_to_its_end() -> None:
     assert run.close(None) == told | {"productive": 26}
     assert time.file()["state"] is None
     assert time.file()["until"] == time.now
+
+
+def test_what_the_program_took_to_begin_counts() -> None:
+    time = Time()
+    first = time.run(age=1.5)
+    assert first.seconds()["starting"] == 1.5
+    stage(time, first, "preflight", 2.0)
+    first.close("queued")
+    assert (time.file()["since"], time.file()["until"]) == (998.5, 1002.0)
+    time.now = 1010.0
+    second = time.run(age=3.0)
+    assert (second.seconds()["queued"], second.seconds()["starting"]) == (5.0, 4.5)
+    time.now = 1011.0
+    assert sum(second.seconds().values()) == 12.5
+    assert sum(time.run(age=30.0).seconds().values()) == 12.5, "no more than there was since the earlier run"
 
 
 def test_a_run_that_was_killed_is_gone_on_with() -> None:
