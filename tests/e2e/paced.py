@@ -20,7 +20,7 @@ from tests.e2e.kubectl import Kubectl, new_namespace
 from tests.e2e.s3 import ClusterS3
 from tests.e2e.served import served
 from tests.e2e.undisturbed import NAME, Outcome, Undisturbed, outcome
-from tests.e2e.waiting import RUN_SECONDS, eventually, succeeded, until
+from tests.e2e.waiting import RUN_SECONDS, condition, eventually, failed, succeeded, until
 
 STEPS, STEP_TOKENS, CHECKPOINT_STEPS = 40, 8192, 5
 TEXT_STAGES = STAGES[: STAGES.index("train")]
@@ -90,7 +90,10 @@ def said(
         labels = f"pretrain.dev/job={name},pretrain.dev/stage=train,pretrain.dev/attempt={attempt}"
         lines = kubectl.run("logs", "--selector", labels, "--container=pytorch", "--tail=-1").stdout.splitlines()
         events = [json.loads(line) for line in lines if line.startswith("{")]
-        return [one for one in events if one.get(key, -1) >= least]
+        found = [one for one in events if one.get(key, -1) >= least]
+        job = kubectl.get(f"pretrainjob/{name}")
+        assert found or not failed(job), f"it will never say so: {condition(job, 'Failed')['message']}"
+        return found
 
     return eventually(look, bool, seconds)[0]
 

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.e2e
 QUEUE = {"scheduling": {"queueName": "team"}}
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 NOT_REVERTED_SECONDS = 10.0
-SHORT_STEPS = 16
+SHORT_STEPS = 35
+"""Fewer than the job had, and more than it does until it has been edited."""
 DEADLINE_SECONDS, TTL_SECONDS = 20, 10
 OF_THE_JOB = "jobs,pytorchjobs,configmaps,pods"
 
