@@ -32,6 +32,8 @@ MONITORING = {
         **{part: {"enabled": True} for part in ("podMonitor", "serviceMonitor", "prometheusRule", "dashboards")},
     }
 }
+LONG_TOKENS = 800 * 1024
+"""So many that training lasts for several scrapes on a quick machine too: most of a minute."""
 SEEN_SECONDS = 120.0
 LOADED_SECONDS = 180.0
 FIRED_SECONDS = 300.0
@@ -89,7 +91,7 @@ def test_a_job_is_seen_from_its_text_to_its_model_and_when_it_is_gone_no_more(
     operator = operators(kubectl.namespace, values=MONITORING)
     mine = f'namespace="{kubectl.namespace}"'
     _led(prometheus, operator)
-    kubectl("apply", "-f", "-", stdin=tiny_job(s3, kubectl.namespace, spec={"training.tokens": 200 * 1024}))
+    kubectl("apply", "-f", "-", stdin=tiny_job(s3, kubectl.namespace, spec={"training.tokens": LONG_TOKENS}))
 
     def look(_job: Any) -> None:
         """No target of the job is down, the second training pod is none, and nobody speaks in another's name."""
@@ -100,7 +102,8 @@ def test_a_job_is_seen_from_its_text_to_its_model_and_when_it_is_gone_no_more(
     (step,) = prometheus.query(f"pretrain_training_step{{{mine}}}")
     assert (step["name"], step["namespace"], step["pod"]) == ("tiny", kubectl.namespace, "tiny-train-worker-0")
     assert step["job"] == f"{operator.kubectl.namespace}/{RELEASE}-training"
-    assert prometheus.query(f'pretrain_job_phase{{{mine}, name="tiny", phase="Training"}} == 1')
+    # The status may say so some seconds later, and it is scraped at another time.
+    eventually(lambda: prometheus.query(f'pretrain_job_phase{{{mine}, name="tiny", phase="Training"}} == 1'), bool)
     assert prometheus.query(f'last_over_time(pretrain_preprocess_documents_total{{{mine}, name="tiny"}}[30m])')
     assert not prometheus.query(f"up{{{mine}}} == 0")
 

@@ -63,9 +63,8 @@ def test_a_task_is_told_its_index(kubectl: Kubectl) -> None:
     name = _run(kubectl, "echoing", "clean", "echo")
     kubectl("wait", "--for=condition=Complete", f"job/{name}", "--timeout=120s")
     said = {pod["index"]: pod["log"] for pod in _pods(kubectl, "echoing")}
-    assert said == {
-        str(index): f"-m pretrain_preprocess clean --job /etc/pretrain/job.json --index {index}\n" for index in range(2)
-    }
+    wanted = "-m pretrain_preprocess clean --job /etc/pretrain/job.json --index {} --metrics-port 9400 --metrics-address 0.0.0.0\n"
+    assert said == {str(index): wanted.format(index) for index in range(2)}
 
 
 def test_a_task_has_the_job_file_and_two_credentials(kubectl: Kubectl) -> None:
