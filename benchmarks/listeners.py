@@ -27,14 +27,13 @@ from typing import TYPE_CHECKING
 
 from pretrain_stage.config import Job
 from pretrain_stage.events import Events
-from pretrain_stage.section import parse
 from pretrain_stage.storage import Storage
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.environment import prepare_environment
 
 from benchmarks.figure import Figure, table
 from benchmarks.gpu_7b import stand_alone
-from benchmarks.training import SAMPLES, SEQUENCE, text_storage
+from benchmarks.training import job_of, text_storage
 
 if TYPE_CHECKING:
     from pretrain_trainer.meter import Meter
@@ -44,6 +43,11 @@ ROUNDS, BLOCK, WARM_UP = 12, 40, 5
 do of it to fall into it."""
 TOLD_BLOCKS, TOLD_STEPS, PAUSE_SECONDS = 11, 500, 3.0
 """Steps that are told of with nothing between them, and between blocks time for the listeners' own threads."""
+EVERY_LISTENER = {
+    "tensorboard": True,
+    "tracking": {"wandb": {"project": "benchmark", "mode": "offline"}},
+    "peakTeraflops": 1,
+}
 GOAL = 1.005
 READ_SECONDS = 1.0
 READER = """
@@ -118,7 +122,7 @@ def take_orders(name: str) -> None:
     """A side: for each line of standard input, a number of steps or `telling`, it answers with their seconds."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as end:
         storage = text_storage(Path(folder))
-        job = job_of(storage)
+        job = job_of(storage, WARM_UP + ROUNDS * BLOCK, WARM_UP, **EVERY_LISTENER)
         prepare_environment(job.spec.training, 1)
         stand_alone()
         os.environ["PRETRAIN_METRICS_PORT"] = "0"
@@ -135,26 +139,6 @@ def take_orders(name: str) -> None:
                     take(step)
                     seconds.append(time.perf_counter() - began)
             print(json.dumps(seconds), flush=True)
-
-
-def job_of(storage: Storage) -> Job[TrainerSpec]:
-    """A job of the smallest preset with every listener."""
-    tokens = SEQUENCE * SAMPLES
-    training = {
-        "tokens": (WARM_UP + ROUNDS * BLOCK) * tokens,
-        "sequenceLength": SEQUENCE,
-        "globalBatchTokens": tokens,
-        "schedule": {"warmupSteps": WARM_UP},
-        "precision": "fp32",
-        "deepspeed": {"zeroStage": 1},
-        "tensorboard": True,
-        "tracking": {"wandb": {"project": "benchmark", "mode": "offline"}},
-        "peakTeraflops": 1,
-    }
-    spec = {"storage": {"uri": storage.uri}, "model": {"preset": "tiny"}, "training": training}
-    job = {"metadata": {"name": "benchmark"}, "spec": {**spec, "evaluation": {}, "export": {}}}
-    parsed: Job[TrainerSpec] = parse(Job[TrainerSpec], job, "benchmark")
-    return parsed
 
 
 def training_side(

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pretrain_stage.config import Job
 from pretrain_stage.events import Events
@@ -59,7 +60,7 @@ def measure() -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         storage = text_storage(folder)
-        job = job_of(storage)
+        job = job_of(storage, WARM_UP + ROUNDS * BLOCK, WARM_UP)
         prepare_environment(job.spec.training, 1)
         stand_alone()
         sides, end = steps_of(job, storage, folder)
@@ -81,16 +82,16 @@ def text_storage(folder: Path) -> Storage:
     return leave_tokens(folder, ids[held_out:], ids[:held_out], BYTES)
 
 
-def job_of(storage: Storage) -> Job[TrainerSpec]:
-    """A job with a model of three million parameters, in fp32 under ZeRO 1."""
-    tokens = SEQUENCE * SAMPLES
+def job_of(storage: Storage, steps: int, warm_up: int, **more: Any) -> Job[TrainerSpec]:
+    """A job with a model of three million parameters, in fp32 under ZeRO 1. more: further fields of `training`."""
     training = {
-        "tokens": (WARM_UP + ROUNDS * BLOCK) * tokens,
+        "tokens": steps * SEQUENCE * SAMPLES,
         "sequenceLength": SEQUENCE,
-        "globalBatchTokens": tokens,
-        "schedule": {"warmupSteps": WARM_UP},
+        "globalBatchTokens": SEQUENCE * SAMPLES,
+        "schedule": {"warmupSteps": warm_up},
         "precision": "fp32",
         "deepspeed": {"zeroStage": 1},
+        **more,
     }
     spec = {"storage": {"uri": storage.uri}, "model": {"preset": "tiny"}, "training": training}
     job = {"metadata": {"name": "benchmark"}, "spec": {**spec, "evaluation": {}, "export": {}}}
