@@ -137,7 +137,8 @@ class Scene:
         self.driven["spikes"].step(loss=3.0)
         self.seen_training()
         self.say(jobs=[self.little(), kept("quiet")])
-        self.preprocess("healthy", self.healthy_port, "little", _documents(16))
+        # Six tasks, so that it still runs when all is looked at.
+        self.healthy = self.preprocess("healthy", self.healthy_port, "little", *6 * [_documents(16)])
         self.training.until("validation")
         wait(60, lambda: self.prometheus.query("pretrain_training_validation_loss"), "a validation is seen")
         wait(120, lambda: self.prometheus.query('pretrain_preprocess_tasks_total{result="done"}'), "a task is done")
@@ -153,6 +154,7 @@ class Scene:
 
     def break_everything(self) -> None:
         """Sets off every alert but that of an operator that is down."""
+        self.healthy.kill()
         self.say(
             jobs=[
                 self.little(),
@@ -174,7 +176,7 @@ class Scene:
         self.driven["stale"].account.took(0.5)
         self.driven["stale"].step(loss=3.0)
         self.driven["spikes"].step(loss=9.0)
-        self.preprocess("cut-off", self.cut_off_port, "cut-off", _documents(5), cut_off=True)
+        self.preprocess("cut-off", self.cut_off_port, "cut-off", *2 * [_documents(5)], cut_off=True)
         (port,) = free_ports(1)
         self.prometheus.add(diverges=port)
         _train(
@@ -263,13 +265,15 @@ class Scene:
         self.ends.callback(self.operator.wait)
         self.ends.callback(self.operator.kill)
 
-    def preprocess(self, target: str, port: int, name: str, documents: bytes, *, cut_off: bool = False) -> None:
-        """Cleans these documents twice, in two tasks of one process."""
+    def preprocess(self, target: str, port: int, name: str, *parts: bytes, cut_off: bool = False) -> subprocess.Popen[bytes]:
+        """Cleans these files of documents, each in a task of its own, one after another in one process."""
         folder = _new(self.folder / target)
-        packed = gzip.compress(documents, 1)
-        for part in range(2):
+        for part, documents in enumerate(parts):
+            packed = gzip.compress(documents, 1)
             (folder / f"raw-{part}.jsonl.gz").write_bytes(packed[: len(packed) - 1000] if cut_off else packed)
-        given = corpus(folder / "storage", {"uri": str(folder / "raw-*.jsonl.gz")}, clean=["normalize", "quality"], tasks=2)
+        given = corpus(
+            folder / "storage", {"uri": str(folder / "raw-*.jsonl.gz")}, clean=["normalize", "quality"], tasks=len(parts)
+        )
         job = folder / "job.json"
         job.write_text(json.dumps({"metadata": {"name": name, "namespace": NAMESPACE}, "spec": given}))
         program = [sys.executable, "-m", "pretrain_preprocess", "clean", "--job", str(job), "--stride", "1"]
@@ -279,6 +283,7 @@ class Scene:
         self.ends.callback(process.wait)
         self.ends.callback(process.kill)
         self.prometheus.add(**{target: port})
+        return process
 
 
 def _look_while_all_is_well(scene: Scene, seen: Story) -> None:

@@ -53,7 +53,7 @@ def test_killed_in_mid_training(text: Path, undisturbed: Path, tmp_path: Path) -
     job = whole.job(tmp_path, text)
     whole.copy_tokens(undisturbed, tmp_path / "storage")
     began = time.time()
-    for step in (4, 12, 20):
+    for step in (4, 12, 20):  # far enough from the last one that steps are left for the run that is not killed
         kill_at_checkpoint(job, tmp_path / "storage" / "checkpoints" / f"step-{step:08d}" / "COMMITTED")
     finish(job)
     assert whole.result(tmp_path / "storage") == whole.result(undisturbed)

@@ -66,7 +66,7 @@ def job(folder: Path, text: Path) -> Path:
             "tokenizer": {"train": {"algorithm": "bpe", "vocabSize": 1000}},
             "model": {"hiddenSize": 64, "layers": 2, "heads": 4, "kvHeads": 2, "tieEmbeddings": True},
             "training": {
-                "tokens": 24 * 1024,
+                "tokens": 72 * 1024,
                 "sequenceLength": 64,
                 "globalBatchTokens": 1024,
                 "optimizer": {"learningRate": 3e-3},
