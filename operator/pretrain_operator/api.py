@@ -10,7 +10,9 @@ import yaml
 from pretrain_preprocess.config import Corpus, Tokenizer
 from pretrain_stage.config import Metadata, Name, Storage
 from pretrain_stage.errors import UserError
+from pretrain_stage.finetune import Finetune
 from pretrain_stage.section import Rule, Section, parse
+from pretrain_trainer.config.predict import Predict
 from pretrain_trainer.config.sections import Evaluation, Export, Model, Training
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,6 +44,7 @@ IMMUTABLE = (
     "tokenizer",
     "model",
     "training.objective",
+    "training.masking",
     "training.sequenceLength",
     "training.globalBatchTokens",
     "training.optimizer.name",
@@ -51,6 +54,14 @@ IMMUTABLE = (
     "training.backend",
 )
 """Fields that decide what the data, the model and its checkpoints are (docs/decisions/immutable-fields.md)."""
+
+
+OBJECTIVES_OF = {
+    "llama": ("causal-lm",),
+    "gpt2": ("causal-lm",),
+    "bert": ("masked-lm", "masked-lm+next-sentence"),
+    "marian": ("span-corruption",),
+}
 
 
 def _immutable(path: str) -> Rule:
@@ -72,6 +83,25 @@ IN_CLUSTER = (
         message="tokenizer.uri must be an s3:// uri in a cluster; pods share no folder",
         cel="!has(self.tokenizer.uri) || self.tokenizer.uri.startsWith('s3://')",
         holds=lambda s: s.tokenizer.uri is None or s.tokenizer.uri.startswith("s3://"),
+    ),
+    Rule(
+        message="training.initFrom.uri must be an s3:// uri in a cluster; pods share no folder",
+        cel="!has(self.training.initFrom) || self.training.initFrom.uri.startsWith('s3://')",
+        holds=lambda s: s.training.init_from is None or s.training.init_from.uri.startswith("s3://"),
+    ),
+    Rule(
+        message="finetune needs s3:// uris of examples and base in a cluster; pods share no folder",
+        cel="self.finetune.all(task, task.examples.uri.startsWith('s3://') && (!has(task.base) || "
+        "task.base.uri.startsWith('s3://')))",
+        holds=lambda s: all(
+            task.examples.uri.startswith("s3://") and (task.base is None or task.base.uri.startswith("s3://"))
+            for task in s.finetune
+        ),
+    ),
+    Rule(
+        message="predict needs s3:// uris in a cluster; pods share no folder",
+        cel="self.predict.all(one, one.uri.startsWith('s3://'))",
+        holds=lambda s: all(one.uri.startswith("s3://") for one in s.predict),
     ),
     Rule(
         message="training.tracking.wandb needs apiKeySecretRef in a cluster unless its mode is offline; give it, or set the mode",
@@ -179,6 +209,29 @@ class PretrainJobSpec(Section):
                 or 0 <= s.model.vocab_size - s.tokenizer.train.vocab_size < 1024
             ),
         ),
+        Rule(
+            message="training.objective does not fit model.family: causal-lm is for llama and gpt2, masked-lm for bert, "
+            "span-corruption for marian; change one of them",
+            cel="{'llama': 'causal-lm', 'gpt2': 'causal-lm', 'bert': 'masked-lm', 'marian': 'span-corruption'}[self.model.family]"
+            " == self.training.objective || (self.model.family == 'bert' && self.training.objective == "
+            "'masked-lm+next-sentence')",
+            holds=lambda s: s.training.objective in OBJECTIVES_OF[s.model.family],
+        ),
+        Rule(
+            message="finetune must name tasks differently; rename one",
+            cel="self.finetune.all(a, self.finetune.exists_one(b, b.name == a.name))",
+            holds=lambda s: len({task.name for task in s.finetune}) == len(s.finetune),
+        ),
+        Rule(
+            message="predict must name predictions differently; rename one",
+            cel="self.predict.all(a, self.predict.exists_one(b, b.name == a.name))",
+            holds=lambda s: len({one.name for one in s.predict}) == len(s.predict),
+        ),
+        Rule(
+            message="predict asks the model of a task that finetune does not have; correct its task, or add that one to finetune",
+            cel="self.predict.all(a, !has(a.task) || self.finetune.exists(b, b.name == a.task))",
+            holds=lambda s: {one.task for one in s.predict} - {None} <= {task.name for task in s.finetune},
+        ),
         *map(_immutable, IMMUTABLE),
         Rule(
             message="managedBy is immutable; create another PretrainJob",
@@ -193,6 +246,10 @@ class PretrainJobSpec(Section):
     training: Training = Field(description="How the model is trained.")
     evaluation: Evaluation = Field(default=Evaluation(), description="What is measured and written at the end.")
     export: Export = Field(default=Export(), description="How the finished model is written.")
+    finetune: list[Finetune] = Field(
+        default=[], max_length=20, description="Tasks that the finished model is fine-tuned for."
+    )
+    predict: list[Predict] = Field(default=[], max_length=20, description="What the finished models are asked.")
     scheduling: Scheduling = Field(default=Scheduling(), description="Where the job's pods may run.")
     cost: Cost = Field(default=Cost(), description="What the job's GPUs cost, and how much it may spend.")
     suspend: bool = Field(default=False, description="Whether the job is halted; its finished stages and checkpoints stay.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 from pretrain_stage.config import Name, Storage, Uri
+from pretrain_stage.finetune import Finetune
 from pretrain_stage.section import Rule, Section
 from pydantic import ConfigDict, Field
 
@@ -207,6 +208,14 @@ class Tokenizer(Section):
     )
 
 
+class Learned(Section):
+    """What preprocessing must know of spec.training."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    objective: str = "causal-lm"
+
+
 class PreprocessSpec(Section):
     """The sections of a job that preprocessing reads."""
 
@@ -215,3 +224,5 @@ class PreprocessSpec(Section):
     storage: Storage
     corpus: Corpus
     tokenizer: Tokenizer
+    training: Learned = Learned()
+    finetune: list[Finetune] = Field(default=[])

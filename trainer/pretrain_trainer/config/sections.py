@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pretrain_stage.config import SecretRef, Storage
+from pretrain_stage.config import SecretRef, Storage, Uri
+from pretrain_stage.finetune import Finetune
 from pretrain_stage.section import Rule, Section
 from pydantic import ConfigDict, Field
 
+from pretrain_trainer.config.predict import Predict
 from pretrain_trainer.config.presets import PRESETS, Dimensions
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", min_length=1, max_length=20)]
@@ -41,11 +43,27 @@ class Model(Section):
             cel=f"!({_GIVEN}) || !has(self.kvHeads) || {_cel_of('heads', 'heads')} % self.kvHeads == 0",
             holds=lambda s: s.dimensions().heads % s.dimensions().kv_heads == 0,
         ),
+        Rule(
+            message="preset, kvHeads and ropeTheta belong to family llama; remove them, or change family",
+            cel="self.family == 'llama' || !(has(self.preset) || has(self.kvHeads) || has(self.ropeTheta))",
+            holds=lambda s: s.family == "llama" or (s.preset, s.kv_heads, s.rope_theta) == (None, None, None),
+        ),
+        Rule(
+            message="family llama has no dropout and no encoder; remove dropout and encoderLayers, or change family",
+            cel="self.family != 'llama' || !(has(self.dropout) || has(self.encoderLayers))",
+            holds=lambda s: s.family != "llama" or (s.dropout, s.encoder_layers) == (None, None),
+        ),
+        Rule(
+            message="encoderLayers belongs to family marian; remove it",
+            cel="self.family == 'marian' || !has(self.encoderLayers)",
+            holds=lambda s: s.family == "marian" or s.encoder_layers is None,
+        ),
     )
 
-    family: Literal["llama"] = Field(
+    family: Literal["llama", "gpt2", "bert", "marian"] = Field(
         default="llama",
-        description="Model family: llama (decoder with RMSNorm, rotary positions, SwiGLU, grouped-query attention).",
+        description="Model family: llama (decoder with RMSNorm, rotary positions, SwiGLU, grouped-query attention), gpt2 (decoder "
+        "with learned positions and LayerNorm), bert (encoder) or marian (encoder and decoder with sinusoidal positions).",
     )
     preset: Literal["tiny", "small", "llama2-7b", "llama3-8b"] | None = Field(
         default=None, description="A published shape: tiny (demo), small (about 125M), llama2-7b, llama3-8b."
@@ -55,15 +73,28 @@ class Model(Section):
         default=None,
         ge=16,
         le=1_000_000,
-        description="Width of the SwiGLU layer. Omit for 8/3 of hiddenSize, rounded up to 16.",
+        description="Width of the feed-forward layers. Omit for 8/3 of hiddenSize, rounded up to 16 (llama), or 4 times hiddenSize.",
     )
-    layers: int | None = Field(default=None, ge=1, le=1_000, description="Decoder layers.")
+    layers: int | None = Field(default=None, ge=1, le=1_000, description="Layers; of marian, those of the decoder.")
+    encoder_layers: int | None = Field(
+        default=None, ge=1, le=1_000, description="marian: layers of the encoder. Omit for as many as layers."
+    )
     heads: int | None = Field(default=None, ge=1, le=1_024, description="Attention heads.")
     kv_heads: int | None = Field(
         default=None, ge=1, le=1_024, description="Key and value heads (grouped-query attention). Omit for as many as heads."
     )
     rope_theta: float | None = Field(default=None, ge=1, le=1e9, description="Base of the rotary positions. Omit for 10000.")
-    norm_eps: float | None = Field(default=None, ge=1e-12, le=0.1, description="Epsilon of RMSNorm. Omit for 1e-5.")
+    norm_eps: float | None = Field(
+        default=None, ge=1e-12, le=0.1, description="Epsilon of the norms. Omit for 1e-5; bert: 1e-12."
+    )
+    dropout: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Dropout of embeddings and of what each layer adds, not of attention weights; drawn by sample, so that it is "
+        "the same on any number of processes. Omit for 0.1; llama has none.",
+    )
+    init_std: float = Field(default=0.02, gt=0, le=1, description="Standard deviation of fresh weights.")
     tie_embeddings: bool | None = Field(
         default=None,
         description="Whether input and output embeddings are one matrix. Omit for the preset's choice, or false.",
@@ -103,14 +134,24 @@ def _of(preset: Dimensions | None, name: str) -> int:
 
 
 class Optimizer(Section):
-    """The optimizer (AdamW: Loshchilov and Hutter 2019)."""
+    """The optimizer (Adam: Kingma and Ba 2015; AdamW: Loshchilov and Hutter 2019; Muon: Jordan et al. 2024)."""
 
-    name: Literal["adamw"] = Field(default="adamw", description="Optimizer.")
+    name: Literal["adamw", "adam", "muon"] = Field(
+        default="adamw",
+        description="adamw (decoupled weight decay), adam (weight decay as a part of the gradient) or muon (matrices of the layers "
+        "by Muon, the rest by AdamW; with zeroStage 0 to 2).",
+    )
     learning_rate: float = Field(default=3e-4, gt=0, le=10, description="Highest learning rate.")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the first moment.")
     beta2: float = Field(default=0.95, ge=0, lt=1, description="Decay of the second moment.")
     eps: float = Field(default=1e-8, gt=0, le=1, description="Added to the denominator.")
     weight_decay: float = Field(default=0.1, ge=0, le=10, description="Decoupled weight decay; matrices only, no norms.")
+    l1: float = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="Weight of the sum of absolute weights of matrices in the loss; with zeroStage 0 to 2.",
+    )
     gradient_clipping: float = Field(
         default=1.0, ge=0, le=1_000, description="Largest norm of the gradient; 0 switches it off."
     )
@@ -125,6 +166,25 @@ class Schedule(Section):
     warmup_steps: int = Field(default=0, ge=0, le=10_000_000, description="Steps of linear warm-up.")
     decay_fraction: float = Field(default=0.1, gt=0, le=1, description="wsd: share of the steps that decay, at the end.")
     min_ratio: float = Field(default=0.1, ge=0, le=1, description="Last learning rate, as a share of the highest.")
+
+
+class Masking(Section):
+    """What masked-lm and span-corruption take away."""
+
+    fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of the tokens that are asked for.")
+    whole_words: bool = Field(
+        default=True, description="masked-lm: whether words are masked as a whole; Chinese words are found by segmentation."
+    )
+    mean_span: float = Field(default=3, ge=1, le=100, description="span-corruption: mean length of a span, in tokens.")
+
+
+class InitFrom(Section):
+    """A model that training goes on from."""
+
+    uri: Uri = Field(
+        description="Hugging Face folder in safetensors whose shape and tokenizer are the job's; on this machine, or "
+        "s3://bucket/prefix."
+    )
 
 
 class DeepSpeed(Section):
@@ -224,8 +284,15 @@ class Training(Section):
         ),
     )
 
-    objective: Literal["causal-lm"] = Field(
-        default="causal-lm", description="What is learned: causal-lm predicts the next token."
+    objective: Literal["causal-lm", "masked-lm", "masked-lm+next-sentence", "span-corruption"] = Field(
+        default="causal-lm",
+        description="What is learned: causal-lm (the next token; llama, gpt2), masked-lm (masked tokens; bert), "
+        "masked-lm+next-sentence (also whether two sentences follow each other; bert) or span-corruption (spans that were "
+        "taken out; marian).",
+    )
+    masking: Masking = Field(default=Masking(), description="What masked-lm and span-corruption take away.")
+    init_from: InitFrom | None = Field(
+        default=None, description="A model to go on from (continual pretraining). Omit for fresh weights."
     )
     tokens: int = Field(
         ge=1, le=1_000_000_000_000_000, description="Tokens to train on; text is repeated if there is less of it."
@@ -320,3 +387,5 @@ class TrainerSpec(Section):
     training: Training
     evaluation: Evaluation
     export: Export
+    finetune: list[Finetune] = Field(default=[])
+    predict: list[Predict] = Field(default=[])
