@@ -5,14 +5,10 @@ read sources -> extract -> normalize -> language -> quality -> pii -> corpus/cle
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import BinaryIO
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from pretrain_stage.errors import StorageError, UserError
 from pydantic import JsonValue
 
 from pretrain_preprocess.blocks.block import Block
@@ -25,7 +21,7 @@ from pretrain_preprocess.config import Block as BlockName
 from pretrain_preprocess.config import Corpus
 from pretrain_preprocess.documents import ShardWriter, shard_path
 from pretrain_preprocess.readers import read
-from pretrain_preprocess.sources import SourceFile, source_storage
+from pretrain_preprocess.sources import opened
 from pretrain_preprocess.task import Outcome, Task
 from pretrain_preprocess.verdict import READ
 
@@ -78,7 +74,7 @@ class SourceReader(PipelineStep):  # type: ignore[misc]  # datatrove has no type
         dropped = tally.reasons(READ)
         done = 0
         for file in self._files:
-            with self._open(file) as raw:
+            with opened(file, self._task.spec.storage, self._task.scratch) as raw:
                 for record in read(file, raw):
                     tell(done + raw.tell(), self.size, "bytes")
                     if isinstance(record, str):
@@ -88,38 +84,6 @@ class SourceReader(PipelineStep):  # type: ignore[misc]  # datatrove has no type
                         tally.take(len(record.text.encode()))
                         yield record
             done += file.size
-
-    @contextlib.contextmanager
-    def _open(self, file: SourceFile) -> Iterator[BinaryIO]:
-        """The file, from this machine or through scratch: read over hours, a stream from S3 would time out.
-
-        Raises UserError if it is no longer what was listed.
-        """
-        path = self._download(file) if file.is_remote else Path(file.uri)
-        try:
-            status = path.stat()
-            version = file.version if file.is_remote else str(status.st_mtime_ns)
-            if (status.st_size, version) != (file.size, file.version):
-                raise UserError(f"{file.uri}: changed since this stage began; leave the sources alone and start again")
-            with path.open("rb") as raw:
-                yield raw
-        except FileNotFoundError:
-            raise UserError(
-                f"{file.uri}: gone since this stage began; put it back, or take it out of {file.field}"
-            ) from None
-        finally:
-            if file.is_remote:
-                path.unlink(missing_ok=True)
-
-    def _download(self, file: SourceFile) -> Path:
-        path = self._task.scratch / "source"
-        key = file.uri.removeprefix("s3://").partition("/")[2]
-        store = source_storage(file.uri, self._task.spec.storage)
-        try:
-            store.download(key, path)
-        except StorageError as error:
-            raise StorageError(f"{file.field}: {error}", temporary=error.exit_code != UserError.exit_code) from None
-        return path
 
 
 def facts(blocks: list[Block], writer: ShardWriter, task: Task) -> dict[str, JsonValue]:

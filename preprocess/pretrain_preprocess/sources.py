@@ -6,15 +6,16 @@ modification) enter its digest, so that any change makes the stage run again, th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pretrain_stage.config import Storage as StorageSection
 from pretrain_stage.errors import StorageError, UserError
@@ -57,11 +58,8 @@ class Listing:
     """The files of all sources, by source in the order of the job file, then by path."""
 
     files: tuple[SourceFile, ...]
-
-    @property
-    def name(self) -> str:
-        """What it is called among the inputs in the manifest."""
-        return "sources"
+    name: str = "sources"
+    """What it is called among the inputs in the manifest."""
 
     @property
     def digest(self) -> str:
@@ -96,7 +94,11 @@ def list_sources(sources: Sequence[Source], storage: StorageSection) -> Listing:
 
 def list_source(source: Source, index: int, storage: StorageSection) -> list[SourceFile]:
     """The files of one source, sorted by path. Raises UserError if there are none."""
-    field = f"corpus.sources[{index}].uri"
+    return list_files(source, f"corpus.sources[{index}].uri", storage)
+
+
+def list_files(source: Source, field: str, storage: StorageSection) -> list[SourceFile]:
+    """The files that `source` names, sorted by path; `field` is where the job says so. Raises UserError if there are none."""
     root, pattern = split_pattern(source.uri.removeprefix("file://"))
     search = _s3_files if root.startswith("s3://") else _local_files
     single, files = search(root, pattern, field, storage)
@@ -184,6 +186,37 @@ def source_storage(uri: str, storage: StorageSection) -> Storage:
     """The bucket of an s3:// source, through the endpoint, region and credentials of the job's storage."""
     bucket = uri.removeprefix("s3://").partition("/")[0]
     return Storage(f"s3://{bucket}", s3_store(bucket, "", storage.endpoint_url, storage.region))
+
+
+@contextlib.contextmanager
+def opened(file: SourceFile, storage: StorageSection, scratch: Path) -> Iterator[BinaryIO]:
+    """The file, from this machine or through `scratch`: read over hours, a stream from S3 would time out.
+
+    Raises UserError if it is no longer what was listed.
+    """
+    path = _download(file, storage, scratch) if file.is_remote else Path(file.uri)
+    try:
+        status = path.stat()
+        version = file.version if file.is_remote else str(status.st_mtime_ns)
+        if (status.st_size, version) != (file.size, file.version):
+            raise UserError(f"{file.uri}: changed since this stage began; leave the sources alone and start again")
+        with path.open("rb") as raw:
+            yield raw
+    except FileNotFoundError:
+        raise UserError(f"{file.uri}: gone since this stage began; put it back, or take it out of {file.field}") from None
+    finally:
+        if file.is_remote:
+            path.unlink(missing_ok=True)
+
+
+def _download(file: SourceFile, storage: StorageSection, scratch: Path) -> Path:
+    path = scratch / "source"
+    key = file.uri.removeprefix("s3://").partition("/")[2]
+    try:
+        source_storage(file.uri, storage).download(key, path)
+    except StorageError as error:
+        raise StorageError(f"{file.field}: {error}", temporary=error.exit_code != UserError.exit_code) from None
+    return path
 
 
 def _why_none(source: Source, pattern: str | None, others: list[str]) -> str:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import xxhash
 
-HELD_OUT, SAMPLE = 0, 1
-"""Seeds of the hash: the two choices are independent of each other."""
+HELD_OUT, SAMPLE, EXAMPLE = 0, 1, 2
+"""Seeds of the hash: the choices are independent of each other."""
 
 
 def is_held_out(text: str, fraction: float) -> bool:
     """Whether the text belongs to the held-out fraction of all texts."""
-    return _chance(text, HELD_OUT) < fraction
+    return chance(text, HELD_OUT) < fraction
 
 
 def is_sampled(text: str, fraction: float) -> bool:
     """Whether the text belongs to the sample that a tokenizer is trained on."""
-    return _chance(text, SAMPLE) < fraction
+    return chance(text, SAMPLE) < fraction
 
 
-def _chance(text: str, seed: int) -> float:
+def chance(text: str, seed: int) -> float:
     """A number in [0, 1) that is the same for the same text, and evenly spread over different ones."""
     return float(xxhash.xxh3_64_intdigest(text, seed) >> 11) / 2**53
