@@ -233,13 +233,13 @@ def measure(options: argparse.Namespace, job: Job[TrainerSpec], storage: Storage
     import torch
     from pretrain_trainer.account import Account
     from pretrain_trainer.batches import Batches
+    from pretrain_trainer.course import Pretraining
     from pretrain_trainer.engine import build_engine
     from pretrain_trainer.listeners.choice import listeners_of
     from pretrain_trainer.meter import Meter, StopRequest
     from pretrain_trainer.plan import make_plan
     from pretrain_trainer.ranks import connect, place
-    from pretrain_trainer.tokens import TRAIN
-    from pretrain_trainer.train import open_tokens, take_step
+    from pretrain_trainer.train import take_step
 
     stand_alone()
     gpu = options.device == "cuda"
@@ -247,11 +247,12 @@ def measure(options: argparse.Namespace, job: Job[TrainerSpec], storage: Storage
     plan = make_plan(job, storage, 1)
     told, account = Told(), Account()
     listeners = listeners_of(open_folder(folder / "own"), plan, group, folder, None, account, Events({}, sys.stderr))
-    batches = Batches(plan, open_tokens(storage, plan, group, folder, TRAIN), group)
+    course = Pretraining(plan, storage, group)
+    batches = Batches(plan, course.samples, group)
     meter = Meter(plan.batch.tokens, [*listeners, told], account)
 
     def train() -> float:
-        engine, request = build_engine(plan, group, universal=False), StopRequest()
+        engine, request = build_engine(plan, group, course.model, universal=False), StopRequest()
         began = 0.0
         for step in range(1, plan.batch.steps + 1):
             take_step(step, plan, engine, batches, meter, request)

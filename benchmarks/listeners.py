@@ -148,13 +148,13 @@ def training_side(
     import torch
     from pretrain_trainer.account import Account, FurthestStep
     from pretrain_trainer.batches import Batches
+    from pretrain_trainer.course import Pretraining
     from pretrain_trainer.engine import build_engine
     from pretrain_trainer.listeners.choice import listeners_of
     from pretrain_trainer.meter import Meter, StopRequest
     from pretrain_trainer.plan import make_plan
     from pretrain_trainer.ranks import connect, place
-    from pretrain_trainer.tokens import TRAIN
-    from pretrain_trainer.train import open_tokens, take_step
+    from pretrain_trainer.train import take_step
 
     group = connect(place(), gpus=False)
     end.callback(torch.distributed.destroy_process_group)
@@ -168,8 +168,9 @@ def training_side(
         end.enter_context(read_each_second(served(folder / "events")))
     meter = Meter(plan.batch.tokens, listeners, account, furthest=furthest)
     end.callback(meter.close)
-    engine = build_engine(plan, group, universal=False)
-    batches = Batches(plan, open_tokens(storage, plan, group, folder, TRAIN), group)
+    course = Pretraining(plan, storage, group)
+    engine = build_engine(plan, group, course.model, universal=False)
+    batches = Batches(plan, course.samples, group)
     end.callback(batches.close)
     return meter, lambda step: take_step(step, plan, engine, batches, meter, request)
 
@@ -206,7 +207,7 @@ def telling(meter: Meter) -> float:
             return 500.0, False, 1.0
 
     blocks = []
-    taken = Taken(1, None, 1, 1e-3, 1.0, 1e-5)  # type: ignore[arg-type]
+    taken = Taken(1, None, 1e-3, 1.0, 1e-5)  # type: ignore[arg-type]
     pending = _Pending(taken, There(), 0.05, time.time())
     for _ in range(TOLD_BLOCKS):
         time.sleep(PAUSE_SECONDS)

@@ -107,22 +107,22 @@ def steps_of(
     import torch
     from pretrain_trainer.account import Account
     from pretrain_trainer.batches import Batches
+    from pretrain_trainer.course import Pretraining
     from pretrain_trainer.engine import build_engine, deepspeed_config
     from pretrain_trainer.listeners.choice import listeners_of
     from pretrain_trainer.meter import Meter, StopRequest
-    from pretrain_trainer.model import build_model
+    from pretrain_trainer.objective import TOKENS
     from pretrain_trainer.plan import make_plan
     from pretrain_trainer.ranks import connect, place
-    from pretrain_trainer.tokens import TRAIN
-    from pretrain_trainer.train import open_tokens, take_step
+    from pretrain_trainer.train import take_step
 
     group = connect(place(), gpus=False)
     plan = make_plan(job, storage, 1)
-    text = open_tokens(storage, plan, group, folder, TRAIN)
+    course = Pretraining(plan, storage, group)
 
     def ours() -> tuple[Callable[[int], None], Callable[[], None]]:
-        engine = build_engine(plan, group, universal=False)
-        batches = Batches(plan, text, group)
+        engine = build_engine(plan, group, course.model, universal=False)
+        batches = Batches(plan, course.samples, group)
         account, events = Account(), Events({}, (folder / "events").open("w"))
         listeners = listeners_of(storage, plan, group, folder, None, account, events)
         meter, request = Meter(plan.batch.tokens, listeners, account), StopRequest()
@@ -134,11 +134,11 @@ def steps_of(
         return lambda step: take_step(step, plan, engine, batches, meter, request), end
 
     def bare() -> Callable[[int], None]:
-        reader = Batches(plan, text, group)
+        reader = Batches(plan, course.samples, group)
         batches = [reader.take(step)[0] for step in range(1, plan.batch.steps + 1)]
         reader.close()
         torch.manual_seed(job.spec.training.seed)
-        model = build_model(job.spec.model.family, plan.shape, plan.vocab_size)
+        model = course.model()
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=torch.optim.AdamW(model.parameters(), lr=job.spec.training.optimizer.learning_rate),
@@ -147,8 +147,8 @@ def steps_of(
 
         def take(step: int) -> None:
             for inputs, targets in batches[step - 1]:
-                logits = engine(inputs)
-                loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+                logits = engine(inputs[TOKENS])
+                loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[TOKENS].flatten())
                 engine.backward(loss)
                 engine.step()
 

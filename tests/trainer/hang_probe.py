@@ -23,12 +23,14 @@ def main(job_file: Path) -> None:
     import torch
     from pretrain_trainer import ranks
     from pretrain_trainer.engine import build_engine
+    from pretrain_trainer.model import build_model
     from pretrain_trainer.objective import loss_sum
     from pretrain_trainer.plan import make_plan
 
     group = ranks.connect(ranks.place(), gpus=False)
     ranks.STEP_TIMEOUT = timedelta(seconds=SECONDS)
-    engine = build_engine(make_plan(job, open_storage(job.spec.storage), 2), group, universal=False)
+    plan = make_plan(job, open_storage(job.spec.storage), 2)
+    engine = build_engine(plan, group, lambda: build_model("llama", plan.shape, plan.vocab_size), universal=False)
     pids = group.gather(os.getpid())
     tokens = torch.arange(4 * 33).view(4, 33)
     for step in range(3):

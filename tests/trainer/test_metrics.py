@@ -185,7 +185,7 @@ def test_a_run_that_goes_on_begins_where_it_left_off(serve: Any) -> None:
 def test_a_step_that_is_no_number_is_counted_before_it_ends_the_run(serve: Any, account: Account) -> None:
     served = serve()
     meter = Meter(256, [served.listener], account)
-    taken: Any = Taken(1, None, 256, 1e-3, 1.0, 0.0)  # type: ignore[arg-type]
+    taken: Any = Taken(1, None, 1e-3, 1.0, 0.0)  # type: ignore[arg-type]
     meter._pending = _Pending(taken, SimpleNamespace(read=lambda: (math.nan, False, 1.0)), 0.5, 0.0)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="loss is nan"):
         meter.settle()

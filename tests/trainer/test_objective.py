@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 import torch
 from pretrain_trainer.objective import IGNORED, CausalLM, as_tensor, loss_sum
+from pretrain_trainer.tokens import TokenStream
 from torch.nn import functional
 
 
 def test_each_token_is_asked_for_after_those_before_it() -> None:
-    objective = CausalLM()
-    tokens = np.arange(10, 10 + 8 + objective.window)
-    inputs, targets = objective.example(tokens, seed=1, index=5)
-    assert inputs.tolist() == list(range(10, 18))
-    assert targets.tolist() == list(range(11, 19))
-    assert objective.targets(range(100, 104), 8) == 4 * 8
+    stream = TokenStream((np.arange(1000, 1101, dtype=np.uint16),), np.array([101]))
+    objective = CausalLM(stream, 8, seed=1)
+    samples = objective.at(range(2, 14))  # twelve windows of 8 tokens are a pass over the text
+    inputs, targets = objective.together(samples)
+    starts = [1000 + 8 * place for place in objective.places(range(2, 14))]
+    assert inputs["tokens"].tolist() == [list(range(start, start + 8)) for start in starts]
+    assert targets["tokens"].tolist() == [list(range(start + 1, start + 9)) for start in starts]
+    assert objective.targets(range(100, 104)) == {"tokens": 4 * 8}
+    assert sorted(objective.places(range(12))) == list(range(12))
 
 
 def test_loss_is_a_sum_over_the_targets_that_count() -> None:

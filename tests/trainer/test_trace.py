@@ -15,7 +15,7 @@ from pretrain_stage.manifest import Manifest, put_output, read_manifest
 from pretrain_stage.storage import Storage
 from pretrain_trainer.config.batch import Batch
 from pretrain_trainer.config.sections import TrainerSpec
-from pretrain_trainer.objective import OBJECTIVES
+from pretrain_trainer.objective import CausalLM
 from pretrain_trainer.tokens import TokenStream
 from pretrain_trainer.trace import WINDOW, pieces_of, spans_of, taken_by, trace
 
@@ -55,7 +55,9 @@ def test_every_token_of_a_sample_is_a_documents(seed: int) -> None:
 
 
 def test_a_sample_reads_as_many_tokens_as_training_does() -> None:
-    assert {objective.window for objective in OBJECTIVES.values()} == {WINDOW}
+    stream = TokenStream((np.arange(100, dtype=np.uint16),), np.array([100]))
+    (sample,) = CausalLM(stream, 8, seed=1).at(range(1))
+    assert len({*sample.inputs["tokens"].tolist(), *sample.targets["tokens"].tolist()}) == 8 + WINDOW
 
 
 def test_ranks_take_what_the_batch_says() -> None:

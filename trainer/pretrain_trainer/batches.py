@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
-
-from pretrain_trainer.objective import OBJECTIVES, as_tensor
-from pretrain_trainer.order import sample_order
+from pretrain_trainer.objective import IGNORED, Samples, Tensors
 from pretrain_trainer.plan import Plan
 from pretrain_trainer.ranks import Group
-from pretrain_trainer.tokens import TokenStream
 
-Example = tuple[Tensor, Tensor]
-"""Inputs and targets of one micro-batch: int64, (micro-batch, sequence length)."""
+Example = tuple[Tensors, Tensors]
+"""Inputs by argument and targets by head of one micro-batch, int64; inputs are (micro-batch, length)."""
 
 
 class Batches:
     """This process's micro-batches, by step. Steps are counted from 1, sample indices from 0."""
 
-    def __init__(self, plan: Plan, stream: TokenStream, group: Group, record: Path | None = None) -> None:
-        training = plan.job.spec.training
-        self.plan, self.stream, self.group, self.record = plan, stream, group, record
-        self.seed, self.length = training.seed, training.sequence_length
-        self.objective = OBJECTIVES[training.objective]()
+    def __init__(self, plan: Plan, samples: Samples, group: Group, record: Path | None = None) -> None:
+        self.plan, self.samples, self.group, self.record = plan, samples, group, record
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self.ahead: tuple[int, Future[list[Example]]] | None = None
 
-    def take(self, step: int) -> tuple[list[Example], float]:
-        """The micro-batches of `step`, on the process's device, and the seconds that they were waited for."""
+    def take(self, step: int) -> tuple[list[Example], dict[str, int], float]:
+        """The micro-batches of `step`, on the process's device; how many targets the step has over all processes, by head;
+        and the seconds that were waited.
+        """
         started = time.monotonic()
         future = self.ahead[1] if self.ahead and self.ahead[0] == step else self.reader.submit(self._read, step)
         examples = future.result()
@@ -41,15 +36,11 @@ class Batches:
             self.ahead = step + 1, self.reader.submit(self._read, step + 1)
         if self.record is not None:
             self._write_record(self.record, step)
-        device = self.group.device
-        return [
-            (inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)) for inputs, targets in examples
-        ], waited
-
-    def targets(self, step: int) -> int:
-        """Targets that count in `step`, over all processes."""
-        first = (step - 1) * self.plan.batch.samples
-        return self.objective.targets(range(first, first + self.plan.batch.samples), self.length)
+        return (
+            [(self._moved(inputs), self._moved(targets)) for inputs, targets in examples],
+            self._targets(step, examples),
+            waited,
+        )
 
     def close(self) -> None:
         """Ends the reading thread."""
@@ -58,32 +49,36 @@ class Batches:
     def _read(self, step: int) -> list[Example]:
         return [self._example(indices) for indices in self._indices(step)]
 
-    def _indices(self, step: int) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    def _indices(self, step: int) -> Iterator[range]:
         """The global sample indices of this process's micro-batches."""
         batch = self.plan.batch
-        firsts = (
-            batch.first_sample(step - 1, self.group.place.rank, accumulated) for accumulated in range(batch.accumulation)
-        )
-        return [np.arange(first, first + batch.micro) for first in firsts]
+        for accumulated in range(batch.accumulation):
+            first = batch.first_sample(step - 1, self.group.place.rank, accumulated)
+            yield range(first, first + batch.micro)
 
-    def _example(self, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Example:
-        samples = sample_order(self.seed, self.plan.samples_per_epoch, indices)
-        pairs = [
-            self.objective.example(self._window(int(sample)), self.seed, int(index))
-            for index, sample in zip(indices, samples, strict=True)
-        ]
-        inputs, targets = (as_tensor([pair[side] for pair in pairs]) for side in (0, 1))
+    def _example(self, indices: range) -> Example:
+        inputs, targets = self.samples.together(self.samples.at(indices))
         if self.group.device.type == "cuda":
-            return inputs.pin_memory(), targets.pin_memory()
+            return {name: row.pin_memory() for name, row in inputs.items()}, {
+                name: row.pin_memory() for name, row in targets.items()
+            }
         return inputs, targets
 
-    def _window(self, sample: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        start = sample * self.length
-        return self.stream.read(start, start + self.length + self.objective.window)
+    def _moved(self, tensors: Tensors) -> Tensors:
+        return {name: tensor.to(self.group.device, non_blocking=True) for name, tensor in tensors.items()}
+
+    def _targets(self, step: int, examples: list[Example]) -> dict[str, int]:
+        first = (step - 1) * self.plan.batch.samples
+        known = self.samples.targets(range(first, first + self.plan.batch.samples))
+        if known is not None:
+            return known
+        heads = examples[0][1]
+        counted = [sum(int((targets[head] != IGNORED).sum()) for _, targets in examples) for head in heads]
+        return dict(zip(heads, self.group.sum(counted), strict=True))
 
     def _write_record(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        indices = [int(index) for of_micro in self._indices(step) for index in of_micro]
-        samples = sample_order(self.seed, self.plan.samples_per_epoch, np.array(indices)).tolist()
+        indices = [index for of_micro in self._indices(step) for index in of_micro]
+        places = [place for of_micro in self._indices(step) for place in self.samples.places(of_micro)]
         with (folder / f"rank-{self.group.place.rank}.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, "indices": indices, "samples": samples}) + "\n")
+            file.write(json.dumps({"step": step, "indices": indices, "samples": places}) + "\n")

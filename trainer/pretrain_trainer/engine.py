@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import deepspeed
@@ -11,14 +12,14 @@ import torch
 
 from pretrain_trainer.config.batch import Batch
 from pretrain_trainer.config.sections import Training
-from pretrain_trainer.model import build_model
+from pretrain_trainer.model.language_model import TrainedModel
 from pretrain_trainer.optimizer import build_optimizer
 from pretrain_trainer.plan import Plan
 from pretrain_trainer.ranks import Group, bound_waits
 
 
-def build_engine(plan: Plan, group: Group, *, universal: bool) -> Any:
-    """The engine around a model with fresh weights, which follow from the seed alone.
+def build_engine(plan: Plan, group: Group, model_of: Callable[[], TrainedModel], *, universal: bool) -> Any:
+    """The engine around the model that `model_of` makes; fresh weights follow from the seed alone.
 
     universal: whether it will load a checkpoint that was converted from another number of processes.
     """
@@ -26,7 +27,7 @@ def build_engine(plan: Plan, group: Group, *, universal: bool) -> Any:
     config = deepspeed_config(training, plan.batch, universal=universal)
     torch.manual_seed(training.seed)
     with _placement(training, group, config):
-        model = build_model(plan.job.spec.model.family, plan.shape, plan.vocab_size)
+        model = model_of()
     if training.activation_checkpointing:
         model.recompute_activations()
     if training.compile:

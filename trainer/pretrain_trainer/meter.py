@@ -11,7 +11,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,11 +41,11 @@ class StopRequest:
 class Sums:
     """Loss and wish to stop, summed over all processes, and the gradient's norm: on their way to this process."""
 
-    def __init__(self, loss_sum: Tensor, stop: bool, grad_norm: float | Tensor) -> None:
-        self.values = torch.empty(3, dtype=torch.float64, device=loss_sum.device)
-        self.values[0], self.values[1], self.values[2] = loss_sum, float(stop), grad_norm
+    def __init__(self, loss: Tensor, stop: bool, grad_norm: float | Tensor) -> None:
+        self.values = torch.empty(3, dtype=torch.float64, device=loss.device)
+        self.values[0], self.values[1], self.values[2] = loss, float(stop), grad_norm
         self.work = dist.all_reduce(self.values[:2], async_op=True)
-        if loss_sum.is_cuda:
+        if loss.is_cuda:
             # The copy waits on the device, behind the sum; reading it later waits for it alone, not for the next step.
             self.work.wait()
             self.host = torch.empty(3, dtype=torch.float64, pin_memory=True)
@@ -54,7 +54,7 @@ class Sums:
             self.copied.record()
 
     def read(self) -> tuple[float, bool, float]:
-        """Sum of losses, whether any process wants to stop, norm of the gradient."""
+        """The loss, whether any process wants to stop, norm of the gradient."""
         if self.values.is_cuda:
             self.copied.synchronize()
             loss, stops, norm = self.host.tolist()
@@ -66,12 +66,10 @@ class Sums:
 
 @dataclass(frozen=True)
 class Taken:
-    """A step that was taken: `loss_sum` over this process's targets, in nats, fp64, on its device."""
+    """A step that was taken: this process's share of its mean loss, in nats, fp64, on its device."""
 
     step: int
-    loss_sum: Tensor
-    targets: int
-    """Over all processes."""
+    loss: Tensor
     learning_rate: float
     grad_norm: float | Tensor
     """Before clipping, the same on all processes."""
@@ -114,7 +112,7 @@ class Meter:
     def step(self, taken: Taken, request: StopRequest) -> None:
         """Takes note of a step, and tells of the one before."""
         now = time.monotonic()
-        sums = Sums(taken.loss_sum, request.made, taken.grad_norm)
+        sums = Sums(taken.loss, request.made, taken.grad_norm)
         self.settle()
         self._pending = _Pending(taken, sums, now - self._clock, time.time())
         self._clock = now
@@ -124,9 +122,8 @@ class Meter:
         if self._pending is None:
             return
         taken, seconds, ended = self._pending.taken, self._pending.seconds, self._pending.ended
-        loss_sum, self.stop, norm = self._pending.sums.read()
+        loss, self.stop, norm = self._pending.sums.read()
         self._pending = None
-        loss = loss_sum / taken.targets
         # DeepSpeed writes -1 for a norm that is not a number.
         if not math.isfinite(loss) or not math.isfinite(norm) or norm < 0:
             for listener in self.listeners:
@@ -154,10 +151,11 @@ class Meter:
         """The first step begins: what was before it belongs to none."""
         self._clock = time.monotonic()
 
-    def validation(self, step: int, loss: float) -> None:
-        """Tells of a validation."""
+    def validation(self, step: int, measured: Mapping[str, float]) -> None:
+        """Tells of a validation: its measures by name, of which `validation_loss` is one."""
         self.settle()
-        self.measures["validation_loss"] = loss
+        self.measures |= measured
+        loss = measured["validation_loss"]
         for listener in self.listeners:
             listener.validation(ValidationMeasures(step, loss, perplexity(loss)))
         self._clock = time.monotonic()

@@ -1,13 +1,15 @@
-"""What is learned: the seam between the tokens and the loss.
+"""What is learned: the seam between the data and the loss.
 
-An objective makes of a window of tokens what the model reads and what it should answer, as a pure function of (seed,
-global sample index): no stream of random numbers, so a resumed run goes on exactly, at any number of processes. The loss
-of a step is the sum over all its targets divided by their number, whichever process holds them; so an objective also
-says how many targets a range of samples has, and no process need ask another.
+An objective makes samples: what the model reads, and what it should answer, as a pure function of (seed, global sample
+index). There is no stream of random numbers, so a resumed run goes on exactly, at any number of processes. A model may have
+several heads (masked tokens, and whether two sentences follow each other); a sample has targets for each. The loss of a step
+is the mean over all targets of a head, whichever process holds them, summed over the heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,38 +18,80 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from pretrain_trainer.order import sample_order
+from pretrain_trainer.plan import samples_in
+from pretrain_trainer.tokens import TokenStream
+
 IGNORED = -100
 """A target that does not count (the default of torch's cross entropy)."""
+TOKENS = "tokens"
+"""The head that answers with tokens, and the input that they are read from."""
+
+Row = NDArray[np.int64]
+Tensors = dict[str, Tensor]
 
 
-class Objective(Protocol):
-    """One way to learn from text."""
+@dataclass(frozen=True)
+class Sample:
+    """One sample: arguments of the model by name, and targets by head; both without the dimension of the batch."""
 
-    window: int
-    """Tokens that a sample needs besides `sequence_length`."""
+    inputs: Mapping[str, Row]
+    targets: Mapping[str, Row]
 
-    def example(self, tokens: NDArray[np.int64], seed: int, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Inputs and targets of the sample that stands at the global `index`, both of sequence length; IGNORED does not count."""
+
+class Samples(Protocol):
+    """What a run learns from, by global sample index."""
+
+    def at(self, indices: range) -> list[Sample]:
+        """The samples at those global indices, counted from 0."""
         ...
 
-    def targets(self, samples: range, sequence_length: int) -> int:
-        """How many targets count in the samples at those global indices."""
+    def places(self, indices: range) -> list[int]:
+        """Which samples of the data stand there, for records."""
+        ...
+
+    def targets(self, samples: range) -> dict[str, int] | None:
+        """How many targets count in the samples at those global indices, by head; None if that takes looking at them."""
+        ...
+
+    def together(self, samples: Sequence[Sample]) -> tuple[Tensors, Tensors]:
+        """Samples as a micro-batch: inputs and targets."""
         ...
 
 
 class CausalLM:
-    """Predicts each token from those before it."""
+    """Predicts each token from those before it. A pass over the text is a permutation of its windows."""
 
-    window = 1
+    def __init__(self, stream: TokenStream, length: int, seed: int) -> None:
+        self.stream, self.length, self.seed = stream, length, seed
+        self.windows = samples_in(len(stream), length)
 
-    def example(self, tokens: NDArray[np.int64], seed: int, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return tokens[:-1], tokens[1:]
+    def at(self, indices: range) -> list[Sample]:
+        starts = [place * self.length for place in self.places(indices)]
+        windows = [self.stream.read(start, start + self.length + 1) for start in starts]
+        return [Sample({TOKENS: tokens[:-1]}, {TOKENS: tokens[1:]}) for tokens in windows]
 
-    def targets(self, samples: range, sequence_length: int) -> int:
-        return len(samples) * sequence_length
+    def places(self, indices: range) -> list[int]:
+        places: list[int] = sample_order(self.seed, self.windows, np.arange(indices.start, indices.stop)).tolist()
+        return places
+
+    def targets(self, samples: range) -> dict[str, int] | None:
+        return {TOKENS: len(samples) * self.length}
+
+    def together(self, samples: Sequence[Sample]) -> tuple[Tensors, Tensors]:
+        return stacked(samples)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"causal-lm": CausalLM}
+def stacked(samples: Sequence[Sample]) -> tuple[Tensors, Tensors]:
+    """Samples of one shape, one below the other."""
+    inputs = {name: as_tensor([sample.inputs[name] for sample in samples]) for name in samples[0].inputs}
+    targets = {name: as_tensor([sample.targets[name] for sample in samples]) for name in samples[0].targets}
+    return inputs, targets
+
+
+def answers(outputs: Tensor | Tensors) -> Tensors:
+    """Logits by head; a model with one head may return its logits as they are."""
+    return {TOKENS: outputs} if isinstance(outputs, Tensor) else outputs
 
 
 def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
@@ -60,6 +104,6 @@ def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def as_tensor(rows: list[NDArray[np.int64]]) -> Tensor:
-    """Rows of tokens as one int64 tensor (rows, length)."""
+def as_tensor(rows: Sequence[Row]) -> Tensor:
+    """Rows of numbers as one int64 tensor (rows, length)."""
     return torch.from_numpy(np.stack(rows))

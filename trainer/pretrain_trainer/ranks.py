@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -56,6 +56,13 @@ class Group:
         values: list[Any] = [None] * self.place.world_size
         dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def sum(self, counts: Sequence[int]) -> list[int]:
+        """The counts added up over all processes."""
+        total = torch.tensor(counts, dtype=torch.int64)
+        dist.all_reduce(total, group=self.control)
+        numbers: list[int] = total.tolist()
+        return numbers
 
     def from_first(self, decide: Callable[[], T]) -> T:
         """What process 0 decides, on all processes. What it raises as UserError, all raise."""

@@ -13,24 +13,24 @@ from pretrain_stage.manifest import Part, close, leave_part
 from pretrain_stage.process import Stopped
 from pretrain_stage.scratch import private_folder
 from pretrain_stage.storage import Storage, open_storage
+from pydantic import JsonValue
 from torch import Tensor
 
 from pretrain_trainer.account import Account, FurthestStep, leave_account, told_furthest
 from pretrain_trainer.batches import Batches, Example
 from pretrain_trainer.checkpoint import CheckpointManifest, output_files
 from pretrain_trainer.config.sections import TrainerSpec
+from pretrain_trainer.course import Course, Pretraining
 from pretrain_trainer.engine import build_engine, grad_norm
 from pretrain_trainer.listeners.choice import listeners_of
 from pretrain_trainer.meter import Meter, StopRequest, Taken
-from pretrain_trainer.objective import loss_sum
+from pretrain_trainer.objective import answers, loss_sum
 from pretrain_trainer.optimizer import set_learning_rate
 from pretrain_trainer.plan import Plan, make_plan
 from pretrain_trainer.rank import scratch_name
 from pretrain_trainer.ranks import Group, connect, place
 from pretrain_trainer.schedule import learning_rate
 from pretrain_trainer.snapshot import Resume, Saver, find_resume, load
-from pretrain_trainer.tokens import HELD_OUT, TRAIN, TokenStream, bring, open_stream, shard_files, shard_path, token_cache
-from pretrain_trainer.validate import HeldOut, held_out, held_out_loss, perplexity
 
 
 def train(job: Job[TrainerSpec], events: Events, account: Account, record_samples: Path | None = None) -> None:
@@ -42,31 +42,28 @@ def train(job: Job[TrainerSpec], events: Events, account: Account, record_sample
     are wrong, or the loss is no longer a number.
     """
     started = time.monotonic()
-    training = job.spec.training
-    group = connect(place(), gpus=training.gpus_per_node > 0)
+    group = connect(place(), gpus=job.spec.training.gpus_per_node > 0)
     storage = open_storage(job.spec.storage)
     plan = make_plan(job, storage, group.place.world_size)
     scratch = private_folder(storage) / scratch_name(group.place.node)
     scratch.mkdir(exist_ok=True)  # without a launcher nobody else has
-    cache = token_cache(storage, group.place.node)
-    text, unseen = (open_tokens(storage, plan, group, cache, split) for split in (TRAIN, HELD_OUT))
-    validation = held_out(unseen, training.sequence_length, training.validation.max_sequences)
-    resume = find_resume(storage, plan, group, scratch, events)
-    _say_plan(plan, group, resume, validation.targets, events)
+    course = Pretraining(plan, storage, group)
+    resume = find_resume(course.storage, plan, group, scratch, events)
+    _say_plan(course, group, resume, events)
     final = resume.manifest if resume else None
     if final is None or final.step < plan.batch.steps:
         furthest = _furthest(storage, plan, group, account)
         listeners = listeners_of(storage, plan, group, scratch, resume, account, events)
         meter = Meter(plan.batch.tokens, listeners, account, resume, furthest)
-        batches = Batches(plan, text, group, record_samples)
+        batches = Batches(plan, course.samples, group, record_samples)
         try:
-            final = _loop(plan, group, resume, batches, validation, Saver(storage, plan, group, scratch, resume), meter)
+            final = _loop(course, group, resume, batches, Saver(course.storage, plan, group, scratch, resume), meter)
         finally:
             meter.close()
         if furthest is not None:
             furthest.forget()
     account.finishes()
-    _finish(storage, plan, group, final, time.monotonic() - started, events)
+    _finish(storage, course, group, final, time.monotonic() - started, events)
     if group.place.first:
         leave_account(scratch, account)
 
@@ -81,11 +78,12 @@ def _furthest(storage: Storage, plan: Plan, group: Group, account: Account) -> F
 
 
 def _loop(
-    plan: Plan, group: Group, resume: Resume | None, batches: Batches, validation: HeldOut, saver: Saver, meter: Meter
+    course: Course, group: Group, resume: Resume | None, batches: Batches, saver: Saver, meter: Meter
 ) -> CheckpointManifest:
     """The loop, from where the run begins or goes on; returns the final checkpoint."""
+    plan = course.plan
     training, steps = plan.job.spec.training, plan.batch.steps
-    engine = build_engine(plan, group, universal=resume is not None and resume.universal)
+    engine = build_engine(plan, group, course.model, universal=resume is not None and resume.universal)
     if resume is not None:
         load(engine, resume, group)
     request = StopRequest()
@@ -94,7 +92,7 @@ def _loop(
         take_step(step, plan, engine, batches, meter, request)
         if step == steps or step % training.validation.every_steps == 0:
             meter.account.validates(step)
-            meter.validation(step, held_out_loss(engine, validation, group.device, group))
+            meter.validation(step, course.validate(engine))
         if step == steps or meter.stop or step % training.checkpoints.every_steps == 0:
             meter.settle()
             meter.account.saves()
@@ -117,49 +115,42 @@ def take_step(step: int, plan: Plan, engine: Any, batches: Batches, meter: Meter
     set_learning_rate(engine.optimizer, rate)
     skipped = engine.skipped_steps
     meter.account.waits()
-    examples, waited = batches.take(step)
+    examples, targets, waited = batches.take(step)
     meter.account.computes(step)
-    targets = batches.targets(step)
     loss = _optimize(engine, examples, targets, plan.batch.world_size)
-    meter.step(Taken(step, loss, targets, rate, grad_norm(engine), waited, engine.skipped_steps - skipped), request)
+    meter.step(Taken(step, loss, rate, grad_norm(engine), waited, engine.skipped_steps - skipped), request)
 
 
-def _optimize(engine: Any, examples: list[Example], targets: int, world_size: int) -> Tensor:
-    """One optimizer step over this process's micro-batches. Returns the sum of their losses, fp64, on the device.
+def _optimize(engine: Any, examples: list[Example], targets: dict[str, int], world_size: int) -> Tensor:
+    """One optimizer step over this process's micro-batches. Returns their share of the step's loss, fp64, on the device.
 
-    The gradient is that of the step's mean loss: all its targets weigh the same, whichever micro-batch or process has them.
-    DeepSpeed averages over micro-batches and processes, which is undone here.
+    targets: of the step over all processes, by head. The gradient is that of the step's mean loss: all targets of a head weigh
+    the same, whichever micro-batch or process has them. DeepSpeed averages over micro-batches and processes, which is undone
+    here.
     """
-    scale = len(examples) * world_size / targets
-    total = torch.zeros((), dtype=torch.float64, device=examples[0][0].device)
+    total = torch.zeros((), dtype=torch.float64, device=engine.device)
     for inputs, wanted in examples:
-        loss = loss_sum(engine(inputs), wanted)
-        engine.backward(loss * scale)
+        logits = answers(engine(**inputs))
+        # A head may have nothing to answer in a step: the sum is 0 then, whatever it is divided by.
+        shares = [loss_sum(logits[head], asked) / max(1, targets[head]) for head, asked in wanted.items()]
+        loss = torch.stack(shares).sum()
+        engine.backward(loss * (len(examples) * world_size))
         engine.step()
         total += loss.detach()
     return total
 
 
-def open_tokens(storage: Storage, plan: Plan, group: Group, cache: Path, split: str) -> TokenStream:
-    """The tokens of a split; the processes of a node share the work of bringing them."""
-    where = group.place
-    files = shard_files(plan.inputs.tokenize, split)
-    bring(storage, files[where.local_rank :: where.local_world_size], cache)
-    group.wait()
-    return open_stream([shard_path(storage, file, cache) for file in files], plan.inputs.token_facts.dtype)
-
-
-def _say_plan(plan: Plan, group: Group, resume: Resume | None, held_out_targets: int, events: Events) -> None:
+def _say_plan(course: Course, group: Group, resume: Resume | None, events: Events) -> None:
     """The arithmetic of the run, before it begins."""
     if not group.place.first:
         return
+    plan = course.plan
     batch, training = plan.batch, plan.job.spec.training
     begin = f"going on from step {resume.manifest.step}" if resume else "from the beginning"
     events.info(
         f"{plan.parameters:,} parameters; {batch.steps:,} steps of {batch.samples} x {batch.sequence_length} = "
         f"{batch.tokens:,} tokens; {batch.micro} a micro-batch x {batch.accumulation} accumulated x {batch.world_size} "
-        f"processes; {plan.epochs:.2f} passes over {plan.inputs.token_facts.train_tokens:,} tokens; validation on "
-        f"{held_out_targets:,} tokens; ZeRO {training.deepspeed.zero_stage}, {training.precision}, {begin}",
+        f"processes; {course.about}; ZeRO {training.deepspeed.zero_stage}, {training.precision}, {begin}",
         parameters=plan.parameters,
         steps=batch.steps,
         step_tokens=batch.tokens,
@@ -172,29 +163,32 @@ def _say_plan(plan: Plan, group: Group, resume: Resume | None, held_out_targets:
     )
 
 
-def _finish(storage: Storage, plan: Plan, group: Group, final: CheckpointManifest, seconds: float, events: Events) -> None:
+def _finish(
+    storage: Storage, course: Course, group: Group, final: CheckpointManifest, seconds: float, events: Events
+) -> None:
     """Leaves the manifest of the stage, whose output is the final checkpoint."""
+    plan = course.plan
 
     def leave() -> None:
-        facts = {
+        facts: dict[str, JsonValue] = {
             "final_loss": final.measures["loss"],
             "validation_loss": final.measures["validation_loss"],
-            "perplexity": perplexity(final.measures["validation_loss"]),
             "steps": final.step,
             "tokens": final.tokens,
             "parameters": plan.parameters,
             "checkpoint": final.folder,
+            **course.facts(final),
         }
         part = Part(
-            stage="train",
+            stage=course.stage,
             index=0,
             identity=plan.stage_identity,
-            outputs=output_files(storage, final),
+            outputs=output_files(course.storage, final),
             facts=facts,
             seconds=seconds,
         )
         leave_part(storage, part)
-        close(storage, "train", plan.stage_identity, plan.config, plan.stage_inputs, tasks=1)
+        close(storage, course.stage, plan.stage_identity, plan.config, plan.stage_inputs, tasks=1)
         events.say(
             "result", f"trained {final.step:,} steps; validation loss {final.measures['validation_loss']:.4f}", **facts
         )

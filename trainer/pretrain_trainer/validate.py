@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pretrain_trainer.objective import as_tensor, loss_sum
+from pretrain_trainer.objective import TOKENS, answers, as_tensor, loss_sum
 from pretrain_trainer.ranks import Group
 from pretrain_trainer.tokens import TokenStream
 
@@ -65,7 +65,8 @@ def held_out_loss(model: nn.Module, data: HeldOut, device: torch.device, group: 
         tokens = as_tensor([data.stream.read(start, start + targets + 1) for start, targets in data.groups[number]]).to(
             device
         )
-        sums[number] = loss_sum(model(tokens[:, :-1]), tokens[:, 1:]).double().item()
+        logits = answers(model(tokens[:, :-1]))[TOKENS]
+        sums[number] = loss_sum(logits, tokens[:, 1:]).double().item()
     model.train(was_training)
     for theirs in group.gather(sums) if group else []:
         sums |= theirs

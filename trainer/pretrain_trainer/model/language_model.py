@@ -15,21 +15,24 @@ class KeyValueCache:
     keys: list[Tensor]
     values: list[Tensor]
     length: int = 0
+    padding: Tensor | None = None
+    """How many tokens at the beginning of each text (batch,) are there only to make all equally long; None is none at all.
+
+    Nothing attends to them, and positions count from the first token after them.
+    """
+
+    def keep(self, rows: Tensor) -> None:
+        """From now on holds these texts only. rows: their places in the batch."""
+        for kept in (self.keys, self.values):
+            for layer in range(len(kept)):  # one after the other, so that not all are in memory twice
+                kept[layer] = kept[layer][rows]
+        self.padding = None if self.padding is None else self.padding[rows]
 
 
-class LanguageModel(nn.Module, ABC):
-    """Maps tokens to logits."""
-
-    @abstractmethod
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Logits (batch, length, vocabulary) of the token after each of `tokens` (batch, length).
-
-        With a cache, `tokens` follow those that it holds, and are added to it.
-        """
-
-    @abstractmethod
-    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache for `batch` texts of up to `capacity` tokens."""
+class TrainedModel(nn.Module, ABC):
+    """What every model offers to training: called with a sample's inputs by name, it returns logits by head, or those of its
+    only head as they are.
+    """
 
     @abstractmethod
     def recompute_activations(self) -> None:
@@ -38,6 +41,26 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def compile_layers(self) -> None:
         """Compiles the layers with torch.compile."""
+
+
+class LanguageModel(TrainedModel):
+    """Maps tokens to logits, and remembers those before."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Logits (batch, length, vocabulary) of the token after each of `tokens` (batch, length).
+
+        With a cache, `tokens` follow those that it holds, and are added to it.
+        """
+
+    def next_logits(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+        """Logits (batch, vocabulary) of the one token that follows `tokens`, which are added to the cache."""
+        logits: Tensor = self(tokens, cache)[:, -1]
+        return logits
+
+    @abstractmethod
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for `batch` texts of up to `capacity` tokens."""
 
     @abstractmethod
     def tie_weights(self) -> None:
