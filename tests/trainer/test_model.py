@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from pretrain_trainer.config.presets import PRESETS, Dimensions
 from pretrain_trainer.config.sections import Optimizer
-from pretrain_trainer.generate import choose, generate
 from pretrain_trainer.model import build_model
 from pretrain_trainer.model.llama import Llama
 from pretrain_trainer.objective import loss_sum
@@ -123,43 +120,3 @@ def test_weights_decay_only_in_matrices() -> None:
     assert {parameter.ndim for parameter in matrices["params"]} == {2}
     assert {parameter.ndim for parameter in vectors["params"]} == {1}
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_the_cache_changes_no_token(name: str) -> None:
-    torch.manual_seed(0)
-    model = build_model("llama", SHAPES[name], VOCAB).eval()
-    prompt = [5, 6, 7, 8, 9]
-    made = generate(model, prompt, max_new_tokens=20, temperature=0, top_p=1, end=-1, generator=torch.Generator())
-    tokens = list(prompt)
-    for _ in range(20):
-        tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
-    assert made == tokens[len(prompt) :]
-    with torch.no_grad():
-        cache = model.new_cache(1, 25)
-        pieces = [model(torch.tensor([prompt]), cache)] + [model(torch.tensor([[token]]), cache) for token in made[:-1]]
-        torch.testing.assert_close(torch.cat(pieces, dim=1), model(torch.tensor([prompt + made[:-1]])), rtol=1e-4, atol=1e-5)
-
-
-def test_generation_stops_at_the_end_of_text() -> None:
-    torch.manual_seed(0)
-    model = build_model("llama", SHAPES["tied, grouped"], VOCAB).eval()
-    greedy = partial(generate, model, [5, 6], max_new_tokens=20, temperature=0.0, top_p=1.0, generator=torch.Generator())
-    made = greedy(end=-1)
-    assert greedy(end=made[3]) == made[: made.index(made[3])]
-
-
-def test_sampling_is_seeded_and_keeps_to_the_likeliest() -> None:
-    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-
-    def drawn(top_p: float, temperature: float = 1.0) -> list[int]:
-        generator = torch.Generator().manual_seed(3)
-        return [choose(logits, temperature, top_p, generator) for _ in range(400)]
-
-    assert drawn(1.0) == drawn(1.0)
-    assert set(drawn(1.0)) == {0, 1, 2, 3}
-    assert set(drawn(0.7)) == {0, 1}
-    assert set(drawn(0.5)) == {0}
-    assert drawn(1.0).count(0) / 400 == pytest.approx(0.5, abs=0.07)
-    assert drawn(1.0, temperature=0.25).count(0) / 400 > 0.8
-    assert choose(logits, 0, 0.01, torch.Generator()) == 0

@@ -61,7 +61,9 @@ class Attention(nn.Module):
         self.v_proj = Linear(shape.hidden_size, shape.kv_heads * shape.head_dim)
         self.o_proj = Linear(shape.heads * shape.head_dim, shape.hidden_size, std=_residual_std(shape))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None, seen: Tensor | None = None
+    ) -> Tensor:
         batch, length, _ = x.shape
         queries = self.q_proj(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
         keys = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
@@ -77,7 +79,8 @@ class Attention(nn.Module):
             queries,
             keys,
             values,
-            is_causal=length > 1,
+            attn_mask=seen,
+            is_causal=length > 1 and seen is None,
             enable_gqa=self.kv_heads != self.heads,
         )
         output: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))
@@ -108,8 +111,10 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(shape.hidden_size, shape.norm_eps)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        attended: Tensor = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None = None, seen: Tensor | None = None
+    ) -> Tensor:
+        attended: Tensor = x + self.self_attn(self.input_layernorm(x), cos, sin, cache, seen)
         fed: Tensor = attended + self.mlp(self.post_attention_layernorm(attended))
         return fed
 
@@ -129,12 +134,18 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, cache: KeyValueCache | None) -> Tensor:
         x = self.embed_tokens(tokens)
         start = 0 if cache is None else cache.length
-        cos, sin = self._cos_sin(start, start + tokens.size(1), x)
+        stop = start + tokens.size(1)
+        seen = None
+        if cache is None or cache.padding is None:
+            cos, sin = self._cos_sin(start, stop, x)
+        else:
+            cos, sin = (table[_positions(cache.padding, start, stop)] for table in self._cos_sin(0, stop, x))
+            seen = _seen(cache.padding, start, stop)
         for layer in self.layers:
             if self.recompute and self.training:
                 x = checkpoint(layer, x, cos, sin, use_reentrant=False)
             else:
-                x = layer(x, cos, sin, cache)
+                x = layer(x, cos, sin, cache, seen)
         if cache is not None:
             cache.length += tokens.size(1)
         normalized: Tensor = self.norm(x)
@@ -168,6 +179,11 @@ class Llama(LanguageModel):
         logits: Tensor = self.lm_head(self.model(tokens, cache))
         return logits
 
+    def next_logits(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+        # A long prompt's other logits would take more memory than all the rest.
+        logits: Tensor = self.lm_head(self.model(tokens, cache)[:, -1])
+        return logits
+
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
         size = (batch, self.shape.kv_heads, capacity, self.shape.head_dim)
         like = self.model.norm.weight
@@ -187,6 +203,23 @@ class Llama(LanguageModel):
     def tie_weights(self) -> None:
         if self.shape.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+
+
+def _positions(padding: Tensor, start: int, stop: int) -> Tensor:
+    """Positions of the tokens from `start` up to `stop` behind the padding (batch,): (batch, 1, length), for all heads."""
+    places = torch.arange(start, stop, device=padding.device)
+    return (places - padding[:, None]).clamp(min=0)[:, None]
+
+
+def _seen(padding: Tensor, start: int, stop: int) -> Tensor:
+    """What each token from `start` up to `stop` may attend to: (batch, 1, length, stop), True where it may.
+
+    Padding sees itself: a row that sees nothing has no softmax, and what is no number spreads.
+    """
+    asking = torch.arange(start, stop, device=padding.device)[:, None]
+    asked = torch.arange(stop, device=padding.device)
+    real = asked >= padding[:, None, None]
+    return ((asked <= asking) & real | (asked == asking))[:, None]
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
