@@ -2,6 +2,7 @@
 
 python -m pretrain_preprocess clean --job job.json --index 0              task 0, as a pod of an Indexed Job runs it
 python -m pretrain_preprocess clean --job job.json --index 0 --stride 2   tasks 0, 2, 4, ..., as a local process does
+python -m pretrain_preprocess examples --job job.json --name reviews      the examples of a task in spec.finetune
 """
 
 from __future__ import annotations
@@ -22,16 +23,19 @@ from pretrain_stage.config import read_job
 from pretrain_stage.events import Events
 from pretrain_stage.process import run_stage
 
+from pretrain_preprocess.labelled.stage import PREFIX, examples_stage
 from pretrain_preprocess.metrics import Metrics
 from pretrain_preprocess.stages import STAGES
 
 PREFLIGHT = "preflight"
+EXAMPLES = "examples"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line says. Exit code 0; 65 if the job or its data is wrong, 75 if trying again may help."""
     options = parser().parse_args(arguments)
-    events = Events({"stage": options.stage, "index": options.index})
+    stage = f"{PREFIX}{options.name}" if options.stage == EXAMPLES else options.stage
+    events = Events({"stage": stage, "index": options.index})
     return run_stage(events, lambda: run(options, events))
 
 
@@ -49,11 +53,12 @@ def run(options: argparse.Namespace, events: Events) -> None:
 
     job = read_job(options.job, PreprocessSpec)
     events.context.update(job.metadata.model_dump(exclude_none=True))
+    stage = examples_stage(job.spec, options.name) if options.stage == EXAMPLES else STAGES[options.stage]
     metrics = Metrics(job.metadata)
     if options.metrics_port:
         metrics.serve(options.metrics_address, options.metrics_port)
     try:
-        run_tasks(job, STAGES[options.stage], options.index, options.stride, metrics)
+        run_tasks(job, stage, options.index, options.stride, metrics)
     except Exception:
         metrics.wait_until_read()
         raise
@@ -63,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     width = max(map(len, STAGES))
     about = {PREFLIGHT: "whether storage, sources and tokenizer are there; leaves nothing behind"}
+    about[EXAMPLES] = "checks and splits the examples of one task of finetune, --name"
     about |= {stage.name: stage.about for stage in STAGES.values()}
     result = argparse.ArgumentParser(
         prog="python -m pretrain_preprocess",
@@ -75,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("stage", choices=list(about), metavar="STAGE", help="stage to run; see below")
     result.add_argument("--job", type=Path, required=True, metavar="FILE", help="resolved job file (JSON)")
+    result.add_argument("--name", metavar="NAME", help="examples: the task in finetune whose examples are made")
     result.add_argument("--index", type=count, default=0, metavar="I", help="task to run, from 0 (default: 0)")
     result.add_argument("--stride", type=positive, metavar="S", help="also run tasks I+S, I+2S, ... (default: only task I)")
     result.add_argument(

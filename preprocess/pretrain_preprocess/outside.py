@@ -1,4 +1,4 @@
-"""What a stage reads from outside the job: the sources, or a tokenizer that exists already."""
+"""What a stage reads from outside the job: the sources, labelled examples, or a tokenizer that exists already."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 from pretrain_stage.config import Storage as StorageSection
 from pretrain_stage.errors import StorageError, UserError
+from pretrain_stage.finetune import Finetune
 from pretrain_stage.storage import Storage, s3_store
 
-from pretrain_preprocess.config import PreprocessSpec
-from pretrain_preprocess.sources import Listing, list_sources
+from pretrain_preprocess.config import PreprocessSpec, Source
+from pretrain_preprocess.labelled.stage import task_of
+from pretrain_preprocess.sources import Listing, list_files, list_sources
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,16 @@ def outside(stage: str, spec: PreprocessSpec) -> Outside | None:
         return list_sources(spec.corpus.sources, spec.storage)
     if stage == "tokenizer" and spec.tokenizer.uri is not None:
         return read_tokenizer(spec.tokenizer.uri, spec.storage)
+    place = task_of(stage, spec)
+    if place is not None:
+        return list_examples(spec.finetune[place], place, spec.storage)
     return None
+
+
+def list_examples(task: Finetune, place: int, storage: StorageSection) -> Listing:
+    """The files with a task's examples. Raises UserError if there are none, StorageError if S3 refuses."""
+    source = Source(name=task.name, uri=task.examples.uri, format=task.examples.format)
+    return Listing(tuple(list_files(source, f"finetune[{place}].examples.uri", storage)), "examples")
 
 
 def read_tokenizer(uri: str, storage: StorageSection) -> GivenTokenizer:
