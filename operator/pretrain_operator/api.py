@@ -45,6 +45,7 @@ IMMUTABLE = (
     "model",
     "training.objective",
     "training.masking",
+    "training.initFrom",
     "training.sequenceLength",
     "training.globalBatchTokens",
     "training.optimizer.name",
@@ -55,6 +56,8 @@ IMMUTABLE = (
 )
 """Fields that decide what the data, the model and its checkpoints are (docs/decisions/immutable-fields.md)."""
 
+OPTIONAL = ("training.initFrom", "managedBy")
+"""Immutable fields that have no default."""
 
 OBJECTIVES_OF = {
     "llama": ("causal-lm",),
@@ -65,7 +68,10 @@ OBJECTIVES_OF = {
 
 
 def _immutable(path: str) -> Rule:
-    return Rule(message=f"{path} is immutable; create another PretrainJob", cel=f"self.{path} == oldSelf.{path}")
+    same = f"self.{path} == oldSelf.{path}"
+    if path in OPTIONAL:
+        same = f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || {same})"
+    return Rule(message=f"{path} is immutable; create another PretrainJob", cel=same)
 
 
 IN_CLUSTER = (
@@ -232,11 +238,7 @@ class PretrainJobSpec(Section):
             cel="self.predict.all(a, !has(a.task) || self.finetune.exists(b, b.name == a.task))",
             holds=lambda s: {one.task for one in s.predict} - {None} <= {task.name for task in s.finetune},
         ),
-        *map(_immutable, IMMUTABLE),
-        Rule(
-            message="managedBy is immutable; create another PretrainJob",
-            cel="has(self.managedBy) == has(oldSelf.managedBy) && (!has(self.managedBy) || self.managedBy == oldSelf.managedBy)",
-        ),
+        *map(_immutable, (*IMMUTABLE, "managedBy")),
     )
 
     storage: Storage = Field(description="Where everything that the job makes is kept.")

@@ -6,11 +6,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pretrain_stage.config import Name, Uri
+from pretrain_stage.config import Uri
 from pretrain_stage.section import Rule, Section
 
 FieldName = Annotated[str, Field(min_length=1, max_length=253)]
 Label = Annotated[str, Field(min_length=1, max_length=253)]
+
+ShortName = Annotated[str, Field(min_length=1, max_length=20, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+"""A DNS label, short enough to be part of the name of a stage, which is part of the names of pods."""
 
 Task = Literal["classification", "token-classification", "generation"]
 Method = Literal["full", "freeze", "lora", "adalora", "prefix", "adapter"]
@@ -108,7 +111,7 @@ class Finetune(Section):
         ),
     )
 
-    name: Name = Field(max_length=20, description="Name of the task; it names stages, folders and figures.")
+    name: ShortName = Field(description="Name of the task; it names stages, folders and figures.")
     task: Task = Field(
         description="classification (a label for a text), token-classification (a tag for each word) or generation (an answer "
         "to a prompt)."

@@ -15,7 +15,19 @@ from pretrain_operator.crd import crd
 from pretrain_stage.errors import UserError
 
 from tests.e2e.kubectl import Kubectl
-from tests.operator.jobs import ABSENT, BROKEN_FIELDS, BROKEN_RULES, CHANGES, FOLDERS, MUTABLE, Case, changed, job
+from tests.operator.jobs import (
+    ABSENT,
+    BROKEN_FIELDS,
+    BROKEN_RULES,
+    CHANGES,
+    FOLDERS,
+    MUTABLE,
+    Case,
+    changed,
+    job,
+    prediction,
+    task,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -46,7 +58,7 @@ def test_explain_answers_every_field(kubectl: Kubectl) -> None:
     deadline = time.monotonic() + 60  # the API server publishes a definition's schema some seconds after it is established
     while kubectl.run("explain", "pretrainjob.spec").returncode != 0 and time.monotonic() < deadline:
         time.sleep(1)
-    for path in ("spec", "spec.training", "spec.corpus.sources", "status.conditions"):
+    for path in ("spec", "spec.training", "spec.corpus.sources", "spec.finetune", "spec.predict", "status.conditions"):
         assert "<no description>" not in kubectl("explain", f"pretrainjob.{path}")
     assert "everySteps" in kubectl("explain", "pretrainjob.spec.training", "--recursive")
 
@@ -85,10 +97,11 @@ def test_every_section_fills_in_its_own_defaults(kubectl: Kubectl) -> None:
     sections = (
         "corpus.normalize", "corpus.language", "corpus.quality", "corpus.pii", "corpus.deduplicate",
         "corpus.deduplicate.minhash", "corpus.resources", "tokenizer.train", "training.optimizer", "training.schedule",
-        "training.deepspeed", "training.checkpoints", "training.validation", "training.resources", "evaluation", "export",
-        "scheduling",
+        "training.deepspeed", "training.checkpoints", "training.validation", "training.resources", "training.masking",
+        "evaluation", "export", "scheduling",
     )  # fmt: skip
-    manifest = job({path: {} for path in sections})
+    lists = {"finetune": [task({"lora": {}})], "predict": [prediction()]}
+    manifest = job({path: {} for path in sections} | lists)
     assert _applied(kubectl, manifest, "--dry-run=server")["spec"] == parse_job(manifest, "job.yaml").job_file()["spec"]
 
 
@@ -100,6 +113,20 @@ def test_apply_get_apply_changes_nothing(kubectl: Kubectl) -> None:
     again = _applied(kubectl, back)
     assert again["spec"] == first["spec"]
     assert again["metadata"]["generation"] == 1
+
+
+def test_what_training_began_with_stays_also_where_it_was_nothing(kubectl: Kubectl) -> None:
+    """The field has no default, so a rule about its value alone would not see it come or go."""
+    manifest = _named("begun", {"training.initFrom": CHANGES["training.initFrom"]})
+    _applied(kubectl, manifest)
+    for other in ({"uri": "s3://models/other"}, ABSENT):
+        stored = kubectl.get("pretrainjob/begun")
+        assert (
+            "training.initFrom is immutable"
+            in kubectl.run(
+                "replace", "--dry-run=server", "-f", "-", stdin=changed(stored, {"training.initFrom": other})
+            ).stderr
+        )
 
 
 @pytest.mark.parametrize("path", [path for path in IMMUTABLE if CHANGES[path] is not None])
@@ -224,4 +251,28 @@ def _random_spec(chance: random.Random) -> dict[str, Any]:
     sometimes("model.kvHeads", 1, 2, 3, 4)
     sometimes("model.vocabSize", 999, 1000, 2023, 2024)
     sometimes("tokenizer", {}, {"train": {}}, {"uri": "s3://t/tokenizer.json"})
-    return spec
+    return spec | (_random_course(chance) if chance.random() < 0.4 else {})
+
+
+def _random_course(chance: random.Random) -> dict[str, Any]:
+    """Another family, objective, tasks and predictions, each right or wrong on its own."""
+    family, objective = chance.choice(
+        (
+            ("llama", "causal-lm"), ("gpt2", "causal-lm"), ("bert", "masked-lm"), ("bert", "masked-lm+next-sentence"),
+            ("marian", "span-corruption"), ("llama", "masked-lm"), ("gpt2", "span-corruption"), ("marian", "causal-lm"),
+        )
+    )  # fmt: skip
+    shape = {"family": family, "hiddenSize": chance.choice((24, 32)), "layers": 1, "heads": chance.choice((4, 8))}
+    options = chance.choice(({}, {}, {}, {"kvHeads": 2}, {"dropout": 0.1}, {"encoderLayers": 2}, {"ropeTheta": 100}))
+    tasks = (
+        {}, {"processes": 3}, {"gpus": 2}, {"gpus": 2, "processes": 2}, {"gpus": 2, "processes": 4},
+        {"name": "names", "microBatchSize": 8}, {"name": "names", "method": "adalora", "lora": {"rank": 13}},
+        {"name": "names", "examples": {"uri": "s3://raw/a", "validationFraction": 0.5, "testFraction": 0.5}},
+    )  # fmt: skip
+    asked = ({}, {"task": "mood"}, {"task": "names"})
+    return {
+        "model": shape | options,
+        "training.objective": objective,
+        "finetune": [task(chance.choice(tasks)) for _ in range(chance.choice((0, 0, 1, 2)))],
+        "predict": [prediction(chance.choice(asked)) for _ in range(chance.choice((0, 0, 1)))],
+    }

@@ -54,6 +54,26 @@ class Case:
     sentence: str
 
 
+HEADS = "heads must divide hiddenSize, of family llama into parts of even size, for rotary positions turn pairs; change one of them"
+OBJECTIVE = (
+    "training.objective does not fit model.family: causal-lm is for llama and gpt2, masked-lm for bert, span-corruption for "
+    "marian; change one of them"
+)
+UNLIKE_LLAMA = {"hiddenSize": 24, "layers": 2, "heads": 8}
+"""A shape whose heads are of odd size."""
+
+
+def task(fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A task to fine-tune for that is right, with some of its fields changed."""
+    right = {"name": "mood", "task": "classification", "examples": {"uri": "s3://raw/mood/*.jsonl"}}
+    return right | (fields or {})
+
+
+def prediction(fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a model is asked, right but for the fields that are changed."""
+    return {"name": "new", "uri": "s3://raw/new.jsonl"} | (fields or {})
+
+
 BROKEN_RULES = (
     Case(
         "folder with s3 options",
@@ -84,22 +104,94 @@ BROKEN_RULES = (
     Case(
         "heads do not divide",
         {"model": {"hiddenSize": 100, "layers": 2, "heads": 8}},
-        "heads must divide hiddenSize into parts of even size, for rotary positions turn pairs; change one of them",
+        HEADS,
     ),
     Case(
         "heads of odd size",
-        {"model": {"hiddenSize": 24, "layers": 2, "heads": 8}},
-        "heads must divide hiddenSize into parts of even size, for rotary positions turn pairs; change one of them",
+        {"model": UNLIKE_LLAMA},
+        HEADS,
+    ),
+    Case(
+        "heads of another family do not divide",
+        {"model": {"family": "bert", "hiddenSize": 100, "layers": 2, "heads": 8}, "training.objective": "masked-lm"},
+        HEADS,
+    ),
+    Case(
+        "a preset of another family",
+        {"model": {"family": "gpt2", "preset": "tiny"}},
+        "preset, kvHeads and ropeTheta belong to family llama; remove them, or change family",
+    ),
+    Case(
+        "rotary positions of another family",
+        {"model": {**UNLIKE_LLAMA, "family": "gpt2", "ropeTheta": 10_000}},
+        "preset, kvHeads and ropeTheta belong to family llama; remove them, or change family",
+    ),
+    Case(
+        "dropout of llama",
+        {"model.dropout": 0.1},
+        "family llama has no dropout and no encoder; remove dropout and encoderLayers, or change family",
+    ),
+    Case(
+        "an encoder beside a decoder alone",
+        {"model": {**UNLIKE_LLAMA, "family": "gpt2", "encoderLayers": 2}},
+        "encoderLayers belongs to family marian; remove it",
+    ),
+    Case("masks for a decoder", {"training.objective": "masked-lm"}, OBJECTIVE),
+    Case("next tokens for an encoder", {"model": {**UNLIKE_LLAMA, "family": "bert"}}, OBJECTIVE),
+    Case(
+        "pairs of sentences for an encoder with a decoder",
+        {"model": {**UNLIKE_LLAMA, "family": "marian"}, "training.objective": "masked-lm+next-sentence"},
+        OBJECTIVE,
+    ),
+    Case(
+        "no examples left to train on",
+        {"finetune": [task({"examples": {"uri": "s3://raw/a", "validationFraction": 0.5, "testFraction": 0.5}})]},
+        "validationFraction and testFraction must leave examples to train on; lower one of them",
+    ),
+    Case(
+        "batch of examples does not divide",
+        {"finetune": [task({"batchSize": 32, "processes": 3})]},
+        "batchSize must be a multiple of microBatchSize and the number of processes; change one of them",
+    ),
+    Case(
+        "batch of examples does not divide by micro-batch",
+        {"finetune": [task({"batchSize": 8, "gpus": 2, "microBatchSize": 8})]},
+        "batchSize must be a multiple of microBatchSize and the number of processes; change one of them",
+    ),
+    Case(
+        "processes and GPUs of a task",
+        {"finetune": [task({"gpus": 2, "processes": 4})]},
+        "gpus and processes differ; with gpus omit processes, there is one process a GPU",
+    ),
+    Case(
+        "adalora that would grow",
+        {"finetune": [task({"method": "adalora", "lora": {"rank": 16}})]},
+        "method adalora needs lora.initialRank of at least lora.rank; change one of them",
+    ),
+    Case(
+        "same task twice",
+        {"finetune": [task(), task({"method": "lora"})]},
+        "finetune must name tasks differently; rename one",
+    ),
+    Case(
+        "same prediction twice",
+        {"predict": [prediction(), prediction({"uri": "s3://raw/other"})]},
+        "predict must name predictions differently; rename one",
+    ),
+    Case(
+        "a prediction of no task",
+        {"finetune": [task()], "predict": [prediction({"task": "names"})]},
+        "predict asks the model of a task that finetune does not have; correct its task, or add that one to finetune",
     ),
     Case(
         "heads do not divide the preset's width",
         {"model": {"preset": "tiny", "heads": 7}},
-        "heads must divide hiddenSize into parts of even size, for rotary positions turn pairs; change one of them",
+        HEADS,
     ),
     Case(
         "the preset's heads do not divide the width",
         {"model": {"preset": "tiny", "hiddenSize": 100}},
-        "heads must divide hiddenSize into parts of even size, for rotary positions turn pairs; change one of them",
+        HEADS,
     ),
     Case(
         "kvHeads do not divide the preset's heads",
@@ -190,6 +282,26 @@ FOLDERS = (
         "tokenizer.uri must be an s3:// uri in a cluster; pods share no folder",
     ),
     Case(
+        "folder of a model to go on from",
+        {"training.initFrom": {"uri": "/data/model"}},
+        "training.initFrom.uri must be an s3:// uri in a cluster; pods share no folder",
+    ),
+    Case(
+        "folder of examples",
+        {"finetune": [task(), task({"name": "names", "examples": {"uri": "/data/names"}})]},
+        "finetune needs s3:// uris of examples and base in a cluster; pods share no folder",
+    ),
+    Case(
+        "folder of a base model",
+        {"finetune": [task({"base": {"uri": "/data/model"}})]},
+        "finetune needs s3:// uris of examples and base in a cluster; pods share no folder",
+    ),
+    Case(
+        "folder of what is asked",
+        {"predict": [prediction({"uri": "/data/new.jsonl"})]},
+        "predict needs s3:// uris in a cluster; pods share no folder",
+    ),
+    Case(
         "a tracker without a key",
         {"training.tracking": {"wandb": {"project": "small"}}},
         "training.tracking.wandb needs apiKeySecretRef in a cluster unless its mode is offline; give it, or set the mode",
@@ -218,6 +330,11 @@ BROKEN_FIELDS: tuple[Case, ...] = (
     Case("no secret name", {"storage.credentialsSecretRef.name": "../other"}, "storage.credentialsSecretRef.name"),
     Case("no label value", {"scheduling.nodeSelector": {"gpu": "a b"}}, "scheduling.nodeSelector.gpu"),
     Case("unknown block", {"corpus.clean": ["pi"]}, "corpus.clean"),
+    Case("unknown family", {"model.family": "t5"}, "model.family"),
+    Case("unknown objective", {"training.objective": "masked"}, "training.objective"),
+    Case("unknown method", {"finetune": [task({"method": "qlora"})]}, "finetune"),
+    Case("too long a name of a task", {"finetune": [task({"name": "a" * 21})]}, "finetune"),
+    Case("too many tasks", {"finetune": [task({"name": f"t{number}"}) for number in range(21)]}, "finetune"),
     Case("too many prompts", {"evaluation.prompts": ["a"] * 101}, "evaluation.prompts"),
 )
 """Faults of one field: Python and the API server each name its path."""
@@ -236,10 +353,12 @@ CHANGES: dict[str, Any] = {
     "corpus.tasks": 7,
     "tokenizer": {"uri": "s3://t/tokenizer.json"},
     "model": {"preset": "small"},
-    "training.objective": None,
+    "training.objective": "span-corruption",
+    "training.masking": {"fraction": 0.3},
+    "training.initFrom": {"uri": "s3://models/before"},
     "training.sequenceLength": 256,
     "training.globalBatchTokens": 8192,
-    "training.optimizer.name": None,
+    "training.optimizer.name": "adam",
     "training.precision": "fp32",
     "training.seed": 43,
     "training.deepspeed": {"zeroStage": 1},
@@ -274,5 +393,7 @@ MUTABLE: dict[str, Any] = {
     "training.maxRestarts": 3,
     "evaluation": {"prompts": ["Once upon a time"]},
     "export": {"precision": "bf16"},
+    "finetune": [task({"gpus": 2})],
+    "predict": [prediction({"tasks": 2})],
 }
 """Another value for fields that may change."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pretrain_stage.config import Name, Uri
+from pretrain_stage.config import Uri
+from pretrain_stage.finetune import ShortName
 from pretrain_stage.section import Section
 from pydantic import Field
 
@@ -12,10 +13,9 @@ from pydantic import Field
 class Predict(Section):
     """Records that a model answers."""
 
-    name: Name = Field(max_length=20, description="Name of these predictions; it names the stage and its folder.")
-    task: Name | None = Field(
+    name: ShortName = Field(description="Name of these predictions; it names the stage and its folder.")
+    task: ShortName | None = Field(
         default=None,
-        max_length=20,
         description="Task in finetune whose model is asked. Omit for the model that training left.",
     )
     uri: Uri = Field(

@@ -34,9 +34,11 @@ class Model(Section):
             holds=lambda s: s.preset is not None or None not in (s.hidden_size, s.layers, s.heads),
         ),
         Rule(
-            message="heads must divide hiddenSize into parts of even size, for rotary positions turn pairs; change one of them",
-            cel=f"!({_GIVEN}) || {_cel_of('hiddenSize', 'hidden_size')} % (2 * {_cel_of('heads', 'heads')}) == 0",
-            holds=lambda s: s.dimensions().hidden_size % (2 * s.dimensions().heads) == 0,
+            message="heads must divide hiddenSize, of family llama into parts of even size, for rotary positions turn pairs; "
+            "change one of them",
+            cel=f"!({_GIVEN}) || {_cel_of('hiddenSize', 'hidden_size')} % "
+            f"((self.family == 'llama' ? 2 : 1) * {_cel_of('heads', 'heads')}) == 0",
+            holds=lambda s: s.dimensions().hidden_size % ((2 if s.family == "llama" else 1) * s.dimensions().heads) == 0,
         ),
         Rule(
             message="kvHeads must divide heads; change one of them",
