@@ -38,7 +38,13 @@ def test_several_references_of_different_number() -> None:
     streams = [[texts[0] for texts in references], [references[0][1], None]]
     assert scores.metrics["bleu"] == pytest.approx(sacrebleu.corpus_bleu(predictions, streams).score)
     assert "nrefs:var" in generation(scores.details).bleu_signature
-    assert metric_of(score("generation", [["no", "yes"]], ["Yes."]), "exact-match") == 1
+
+
+def test_the_best_reference_counts() -> None:
+    metrics = score("generation", [["not at all", "yes, of course"], ["no", "yes"]], ["of course", "Yes."]).metrics
+    assert metrics["exact-match"] == 1 / 2
+    assert metrics["token-f1"] == pytest.approx((4 / 5 + 1) / 2)
+    assert metrics["rouge-l"] == pytest.approx((4 / 5 + 1) / 2)
 
 
 def test_rouge_by_its_own_tokenizer_and_ours_agree_on_plain_english() -> None:
