@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pretrain_stage.config import Name, Storage, Uri
 from pretrain_stage.finetune import Finetune
 from pretrain_stage.section import Rule, Section
+from pretrain_stage.spans import spans_that_fill
 from pydantic import ConfigDict, Field
 
 Block = Literal["extract", "normalize", "language", "quality", "pii"]
@@ -177,10 +178,18 @@ class TrainTokenizer(Section):
         default=2, ge=1, le=1_000_000, description="Fewest occurrences of a pair or word (bpe, wordpiece)."
     )
     special_tokens: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
-        default=["<|endoftext|>", "<|pad|>"],
+        default=["<|endoftext|>", "<|pad|>", "<|cls|>", "<|sep|>", "<|mask|>"],
         min_length=1,
         max_length=100,
-        description="Special tokens, ids from 0. The first ends each document, the second, if there is one, pads.",
+        description="Special tokens, ids from 0. The first ends each document, the second, if there is one, pads; masked-lm needs "
+        "<|cls|>, <|sep|> and <|mask|> (or [CLS], [SEP], [MASK]).",
+    )
+    sentinels: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Tokens <|sentinel_0|>, <|sentinel_1|>, ... behind the special tokens, which span-corruption puts in place of "
+        "spans: one for each span of a sample.",
     )
     max_text_bytes: int = Field(
         default=1_000_000_000,
@@ -208,12 +217,33 @@ class Tokenizer(Section):
     )
 
 
+class Masking(Section):
+    """What preprocessing must know of spec.training.masking."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    fraction: float = 0.15
+    mean_span: float = 3
+
+
 class Learned(Section):
     """What preprocessing must know of spec.training."""
 
     model_config = ConfigDict(extra="ignore")
 
     objective: str = "causal-lm"
+    masking: Masking = Masking()
+    sequence_length: int = 2048
+
+    @property
+    def needs_marks(self) -> bool:
+        """Whether samples are drawn with a view to words and sentences."""
+        return self.objective.startswith("masked-lm")
+
+    @property
+    def spans(self) -> int:
+        """Spans that span-corruption takes out of a sample, each with a sentinel of its own."""
+        return spans_that_fill(self.sequence_length, self.masking.fraction, self.masking.mean_span).count
 
 
 class PreprocessSpec(Section):

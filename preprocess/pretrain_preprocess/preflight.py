@@ -2,7 +2,8 @@
 
 1. Storage can be listed, written, read, created exactly once, and deleted.
 2. Each source has files, and its first record can be read and has the text field.
-3. A given tokenizer loads, has the end-of-text token, and fits model.vocabSize.
+3. A given tokenizer loads, has the end-of-text token, and fits model.vocabSize. A given one, and one to train, has the special
+   tokens that the objective needs.
 4. There is text enough for training.tokens within training.maxEpochs passes, as far as a sample tells.
 """
 
@@ -26,7 +27,7 @@ from pretrain_stage.storage import Storage, open_storage
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from pretrain_preprocess.config import PreprocessSpec, Source
+from pretrain_preprocess.config import Learned, PreprocessSpec, Source
 from pretrain_preprocess.outside import read_tokenizer
 from pretrain_preprocess.sources import SourceFile, list_source, source_storage
 
@@ -50,10 +51,8 @@ class ModelSize(BaseModel):
     vocab_size: int | None = None
 
 
-class TrainingSize(BaseModel):
-    """What preprocessing must know of spec.training."""
-
-    model_config = ConfigDict(extra="ignore", alias_generator=to_camel)
+class Trained(Learned):
+    """What preflight must know of spec.training besides."""
 
     tokens: int | None = None
     max_epochs: int = 100
@@ -63,7 +62,7 @@ class PreflightSpec(PreprocessSpec):
     """The sections that preflight reads: those of preprocessing, and two sizes of training's."""
 
     model: ModelSize = Field(default=ModelSize())
-    training: TrainingSize = Field(default=TrainingSize())
+    training: Trained = Trained()
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def check_languages(spec: PreflightSpec) -> None:
             raise UserError(
                 f"corpus.language.keep: {language!r} is no language that the detector knows; it knows {', '.join(sorted(known))}"
             )
-        if "quality" in corpus.clean or corpus.deduplicate.method == "minhash":
+        if "quality" in corpus.clean or corpus.deduplicate.method == "minhash" or spec.training.needs_marks:
             splitter(language)
 
 
@@ -224,15 +223,18 @@ def check_markup(spec: PreflightSpec, events: Events) -> None:
 
 
 def check_tokenizer(spec: PreflightSpec) -> None:
-    """Raises UserError if a given tokenizer is of no use, or model.vocabSize is too small for the tokenizer."""
-    from pretrain_preprocess.tokenizer import check_options, load_given, vocabulary_size
+    """Raises UserError if a tokenizer is of no use or lacks what the objective needs, or model.vocabSize is too small for it."""
+    from pretrain_preprocess.special import check_objective
+    from pretrain_preprocess.tokenizer import check_options, given_facts, load_given, vocabulary_size
 
     if spec.tokenizer.uri is not None:
         given = read_tokenizer(spec.tokenizer.uri, spec.storage)
-        size, what = vocabulary_size(load_given(given, spec.tokenizer.end_of_text)), f"the {given.uri} of tokenizer.uri"
+        tokenizer = load_given(given, spec.tokenizer.end_of_text)
+        check_objective(spec.training, given_facts(tokenizer), given.uri)
+        size, what = vocabulary_size(tokenizer), f"the {given.uri} of tokenizer.uri"
     else:
         assert spec.tokenizer.train is not None, "a rule of the section demands train or uri"
-        check_options(spec.tokenizer.train)
+        check_options(spec.tokenizer.train, spec.training)
         size, what = spec.tokenizer.train.vocab_size, "tokenizer.train.vocabSize"
     rows = spec.model.vocab_size
     if rows is not None and rows < size:

@@ -72,7 +72,8 @@ def _tokenizer_config(spec: PreprocessSpec) -> JsonValue:
 
 
 def _tokenize_config(spec: PreprocessSpec) -> JsonValue:
-    return {"tasks": spec.corpus.tasks, "held_out_fraction": spec.corpus.held_out_fraction}
+    marks = {"marks": True} if spec.training.needs_marks else {}
+    return {"tasks": spec.corpus.tasks, "held_out_fraction": spec.corpus.held_out_fraction, **marks}
 
 
 def _one(spec: PreprocessSpec) -> int:
@@ -154,7 +155,7 @@ STAGES = MappingProxyType(
                 "tokenizer",
                 "tokenizer",
                 "trains the tokenizer, or takes over the given one",
-                revision=1,
+                revision=2,
                 inputs=lambda spec: (corpus_stage(spec),) if spec.tokenizer.train is not None else (),
                 config=_tokenizer_config,
                 tasks=_one,
@@ -163,7 +164,7 @@ STAGES = MappingProxyType(
                 "tokenize",
                 "tokens",
                 "documents to tokens, training and held-out",
-                revision=2,
+                revision=3,
                 inputs=lambda spec: (corpus_stage(spec), "tokenizer"),
                 config=_tokenize_config,
             ),

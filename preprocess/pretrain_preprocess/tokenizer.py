@@ -18,9 +18,10 @@ from pretrain_stage.errors import UserError
 from pydantic import JsonValue
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pretrain_preprocess.config import TrainTokenizer
+from pretrain_preprocess.config import Learned, TrainTokenizer
 from pretrain_preprocess.documents import TEXT_BYTES, read_documents
 from pretrain_preprocess.outside import GivenTokenizer
+from pretrain_preprocess.special import check_objective, special_facts, special_tokens
 from pretrain_preprocess.split import is_held_out, is_sampled
 from pretrain_preprocess.stages import corpus_stage
 from pretrain_preprocess.task import Outcome, Task
@@ -51,29 +52,40 @@ def run(task: Task) -> Outcome:
     given = task.given_tokenizer
     if given is not None:
         tokenizer, content = load_given(given, task.spec.tokenizer.end_of_text), given.content
-        end_of_text, pad, algorithm = task.spec.tokenizer.end_of_text, padding_token(tokenizer), "given"
+        check_objective(task.spec.training, given_facts(tokenizer), given.uri)
+        facts = {"algorithm": "given"} | described(tokenizer, task.spec.tokenizer.end_of_text) | given_facts(tokenizer)
     else:
         options = task.spec.tokenizer.train
         assert options is not None, "a rule of the section demands train or uri"
+        check_options(options, task.spec.training)
         tokenizer = train(options, task)
         content = tokenizer.to_str(pretty=True).encode()
-        end_of_text, pad, algorithm = (
-            options.special_tokens[0],
-            next(iter(options.special_tokens[1:]), None),
-            options.algorithm,
-        )
+        facts = {"algorithm": options.algorithm} | described(tokenizer, options.special_tokens[0]) | trained_facts(options)
     path = task.scratch / "tokenizer.json"
     path.write_bytes(content)
-    facts: dict[str, JsonValue] = {
-        "algorithm": algorithm,
+    return Outcome(((path, PATH),), facts | {"sha256": hashlib.sha256(content).hexdigest()})
+
+
+def described(tokenizer: Tokenizer, end_of_text: str) -> dict[str, JsonValue]:
+    """What is told of any tokenizer."""
+    return {
         "vocab_size": vocabulary_size(tokenizer),
-        "sha256": hashlib.sha256(content).hexdigest(),
         "end_of_text": end_of_text,
         "end_of_text_id": tokenizer.token_to_id(end_of_text),
     }
-    if pad is not None:
-        facts["pad_id"] = tokenizer.token_to_id(pad)
-    return Outcome(((path, PATH),), facts)
+
+
+def given_facts(tokenizer: Tokenizer) -> dict[str, JsonValue]:
+    """The ids of a given tokenizer's special tokens. The token that it says it pads with goes before one of that name."""
+    pad = tokenizer.padding["pad_token"] if tokenizer.padding else None
+    own = {} if pad is None else {"pad_id": tokenizer.token_to_id(pad)}
+    return special_facts(tokenizer.token_to_id) | own
+
+
+def trained_facts(options: TrainTokenizer) -> dict[str, JsonValue]:
+    """The same of a tokenizer that is trained here: special tokens have ids from 0."""
+    ids = {token: number for number, token in enumerate(special_tokens(options))}
+    return special_facts(ids.get) | ({"pad_id": 1} if len(options.special_tokens) > 1 else {})
 
 
 def load_given(given: GivenTokenizer, end_of_text: str) -> Tokenizer:
@@ -97,14 +109,8 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
-def padding_token(tokenizer: Tokenizer) -> str | None:
-    """The token that a given tokenizer pads with, if it says so."""
-    return tokenizer.padding["pad_token"] if tokenizer.padding else None
-
-
 def train(options: TrainTokenizer, task: Task) -> Tokenizer:
     """A tokenizer trained on a sample of the clean text. Warns if the text does not give the vocabulary asked for."""
-    check_options(options)
     sampled = sample(task, options)
     first = next(sampled, None)
     if first is None:
@@ -157,7 +163,7 @@ def train_bpe(options: TrainTokenizer, texts: Iterator[str]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=options.vocab_size,
         min_frequency=options.min_frequency,
-        special_tokens=options.special_tokens,
+        special_tokens=special_tokens(options),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -172,7 +178,7 @@ def train_wordpiece(options: TrainTokenizer, texts: Iterator[str]) -> Tokenizer:
     merges, and takes in as many characters as there are, whatever the vocabulary's size. So the characters are chosen here.
     """
     kept = list(texts)  # read twice: to count characters, and to train
-    special = with_unknown(options.special_tokens)
+    special = with_unknown(special_tokens(options))
     first, continuing = alphabet(kept, int(options.vocab_size * MOST_ALPHABET) - len(special))
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = wordpiece_words()
@@ -238,7 +244,7 @@ def train_unigram(options: TrainTokenizer, texts: Iterator[str]) -> Tokenizer:
     """Unigram by SentencePiece: the library's own trainer gives another vocabulary each time, and takes several times as long."""
     import sentencepiece
 
-    special = with_unknown(options.special_tokens)
+    special = with_unknown(special_tokens(options))
     model = io.BytesIO()
     lines = [line for text in texts for line in text.split("\n")]
     lines = without_rare_characters(lines, (options.vocab_size - len(special) - BYTES) // 2)
@@ -295,8 +301,15 @@ def without_rare_characters(lines: list[str], most: int) -> list[str]:
     return [piece for line in lines for piece in line.translate(cut).split("\n") if piece]
 
 
-def check_options(options: TrainTokenizer) -> None:
-    """Raises UserError for a vocabulary that cannot be."""
+def check_options(options: TrainTokenizer, training: Learned) -> None:
+    """Raises UserError for a vocabulary that cannot be, or that the objective cannot be learned with."""
+    check_objective(training, trained_facts(options), "tokenizer.train.specialTokens")
+    least = len(special_tokens(options)) + BYTES
+    if options.vocab_size < least:
+        raise UserError(
+            f"tokenizer.train.vocabSize: {options.vocab_size} is too small for {least - BYTES} special tokens and sentinels, and "
+            f"{BYTES} bytes or characters; raise it to {least} at least"
+        )
     if options.algorithm == "unigram" and options.vocab_size < LEAST_UNIGRAM:
         raise UserError(
             f"tokenizer.train.vocabSize: {options.vocab_size} is too small for unigram, which needs {LEAST_UNIGRAM}: 256 entries "
@@ -304,6 +317,6 @@ def check_options(options: TrainTokenizer) -> None:
         )
 
 
-def with_unknown(special_tokens: list[str]) -> list[str]:
+def with_unknown(special: list[str]) -> list[str]:
     """The special tokens, and one for what is not in the vocabulary."""
-    return special_tokens if UNKNOWN in special_tokens else [*special_tokens, UNKNOWN]
+    return special if UNKNOWN in special else [*special, UNKNOWN]

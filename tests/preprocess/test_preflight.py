@@ -117,6 +117,10 @@ def test_the_file_after_an_empty_one_is_looked_at(tmp_path: Path) -> None:
             {"tokenizer": {"train": {"vocabSize": 400, "algorithm": "unigram"}}},
             r"tokenizer\.train\.vocabSize: 400 is too small",
         ),
+        (
+            {"training": {"objective": "span-corruption", "sequenceLength": 128}},
+            r"training\.objective: span-corruption takes 7 spans .* set tokenizer\.train\.sentinels to 7",
+        ),
         ({"tokenizer": {"uri": "nowhere.json"}}, r"tokenizer\.uri: nowhere\.json: no such file"),
         ({"tokenizer": {"uri": "GIVEN", "endOfText": "</s>"}}, r"tokenizer\.endOfText: '</s>' is no token of"),
         (

@@ -16,8 +16,10 @@ from datatrove.utils.dataset import DatatroveFileDataset
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_preprocess import origins
+from pretrain_preprocess.config import Learned, TrainTokenizer
 from pretrain_preprocess.split import is_held_out, is_sampled
-from pretrain_preprocess.tokenizer import alphabet
+from pretrain_preprocess.tokenizer import alphabet, check_options
+from pretrain_preprocess.tokens import words_of
 from pretrain_stage.errors import CorruptError, UserError
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -111,6 +113,82 @@ def test_the_same_text_gives_the_same_tokenizer(tmp_path: Path, algorithm: str) 
     assert len(found) == 1
 
 
+def test_special_tokens_are_told_by_what_they_are_for(tmp_path: Path) -> None:
+    tokenizer, _, facts = trained(tmp_path, vocabSize=400, sentinels=3)
+    assert [tokenizer.id_to_token(number) for number in range(8)] == [
+        *("<|endoftext|>", "<|pad|>", "<|cls|>", "<|sep|>", "<|mask|>"),
+        *("<|sentinel_0|>", "<|sentinel_1|>", "<|sentinel_2|>"),
+    ]
+    assert [facts[f"{role}_id"] for role in ("end_of_text", "pad", "cls", "sep", "mask")] == [0, 1, 2, 3, 4]
+    assert facts["sentinel_ids"] == [5, 6, 7]
+    assert all(token.special for token in tokenizer.get_added_tokens_decoder().values())
+
+
+def test_special_tokens_of_a_given_tokenizer_are_found_by_berts_names(tmp_path: Path) -> None:
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "the": 5}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    tokenizer.save(str(tmp_path / "given.json"))
+    job = {**small_corpus(tmp_path), "tokenizer": {"uri": str(tmp_path / "given.json"), "endOfText": "[SEP]"}}
+    job["training"] = {"objective": "masked-lm"}
+    run(tmp_path, job, "tokenizer")
+    facts = manifest(job, "tokenizer").facts
+    assert [facts[f"{role}_id"] for role in ("end_of_text", "pad", "cls", "sep", "mask")] == [3, 0, 2, 3, 4]
+    assert facts["sentinel_ids"] == []
+    job["training"] = {"objective": "span-corruption"}
+    job["storage"]["uri"] = str(tmp_path / "other")
+    with pytest.raises(UserError, match=r"^training\.objective: span-corruption takes .* but there are 0;"):
+        run(tmp_path, job, "tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("training", "train", "message"),
+    [
+        (
+            {"objective": "masked-lm"},
+            {"specialTokens": ["<|endoftext|>", "<|pad|>", "<|cls|>", "<|sep|>"]},
+            r"training\.objective: masked-lm needs a token <\|mask\|> or \[MASK\], which tokenizer\.train\.specialTokens lacks; add",
+        ),
+        (
+            {"objective": "masked-lm+next-sentence"},
+            {"specialTokens": ["</s>", "<p>", "[CLS]", "[MASK]"]},
+            r"training\.objective: masked-lm\+next-sentence needs a token <\|sep\|> or \[SEP\]",
+        ),
+        (
+            {"objective": "span-corruption"},
+            {"specialTokens": ["</s>"], "sentinels": 102},
+            r"training\.objective: .* <\|pad\|> or",
+        ),
+        (
+            {"objective": "span-corruption", "sequenceLength": 512},
+            {"sentinels": 27},
+            r"training\.objective: span-corruption takes 28 spans out of a sample \(sequenceLength 512\).* set .*\.sentinels to 28",
+        ),
+        (
+            {"objective": "span-corruption", "sequenceLength": 100, "masking": {"fraction": 0.5, "meanSpan": 10}},
+            {"sentinels": 8},
+            r"training\.objective: span-corruption takes 9 spans out of a sample",
+        ),
+        (
+            {},
+            {"sentinels": 340},
+            r"tokenizer\.train\.vocabSize: 600 is too small for 345 special .* raise it to 601 at least",
+        ),
+    ],
+)
+def test_a_tokenizer_without_what_the_objective_needs_is_refused(
+    training: dict[str, Any], train: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        check_options(TrainTokenizer.model_validate({"vocabSize": 600, **train}), Learned.model_validate(training))
+
+
+def test_an_objective_with_all_it_needs_is_fine() -> None:
+    check_options(TrainTokenizer(sentinels=28), Learned(objective="span-corruption", sequenceLength=512))
+    check_options(TrainTokenizer(), Learned(objective="masked-lm+next-sentence"))
+    check_options(TrainTokenizer(specialTokens=["</s>"]), Learned(objective="causal-lm"))
+
+
 def test_unigram_needs_room_for_bytes_and_characters(tmp_path: Path) -> None:
     job = small_corpus(tmp_path, train={"algorithm": "unigram", "vocabSize": 999})
     with pytest.raises(UserError, match=r"^tokenizer\.train\.vocabSize: 999 is too small for unigram, which needs 1000"):
@@ -182,8 +260,11 @@ def test_token_files_are_datatroves(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     tokens = {"train": 0, "held-out": 0}
     for index, shard in enumerate(shards):
         for name, chosen in (("train", False), ("held-out", True)):
-            path = storage / "tokens" / name / f"{index:05d}.ds"
+            path = storage / "tokens" / name / "source-0" / f"{index:05d}.ds"
             wanted = [text for text in shard if is_held_out(text, 0.2) is chosen]
+            if not wanted:
+                assert not path.exists()
+                continue
             expected = [[*tokenizer.encode(text).ids, 0] for text in wanted]
             flat = [token for document in expected for token in document]
             assert np.fromfile(path, "<u2").tolist() == flat
@@ -206,16 +287,61 @@ def test_token_files_are_datatroves(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     everything = [text for shard in shards for text in shard]
     held_out = [text for text in everything if is_held_out(text, 0.2)]
     train = [text for text in everything if not is_held_out(text, 0.2)]
-    assert facts == {
+    counts: dict[str, Any] = {
         "train_tokens": tokens["train"],
         "held_out_tokens": tokens["held-out"],
         "train_documents": len(train),
         "held_out_documents": len(held_out),
         "train_bytes": sum(len(text.encode()) for text in train),
         "held_out_bytes": sum(len(text.encode()) for text in held_out),
+    }
+    characters = {"train_characters": sum(map(len, train)), "held_out_characters": sum(map(len, held_out))}
+    assert facts == {
+        **counts,
         "dtype": "uint16",
         "tokenizer_sha256": manifest(job, "tokenizer").facts["sha256"],
+        "sources": {"source-0": {**counts, **characters, "held_out_words": sum(map(words_of, held_out))}},
     }
+
+
+def test_sources_have_token_files_of_their_own(tmp_path: Path) -> None:
+    english, chinese = texts.english()[:40], texts.chinese()[:40]
+    write_jsonl(tmp_path / "en" / "a.jsonl", english)
+    write_jsonl(tmp_path / "zh" / "a.jsonl", chinese)
+    sources = ({"name": "zh", "uri": str(tmp_path / "zh")}, {"name": "en", "uri": str(tmp_path / "en")})
+    job = spec(tmp_path / "storage", *sources, tasks=2, heldOutFraction=0.2)
+    run(tmp_path, job, *TOKENIZE)
+    found = manifest(job, "tokenize")
+    paths = {file.path for file in found.outputs if file.path.endswith(".ds")}
+    assert len(paths) == 4, "each task has one source's only file"
+    assert {path.rpartition("/")[0] for path in paths} == {
+        f"tokens/{split}/{source}" for split in ("train", "held-out") for source in ("zh", "en")
+    }
+    counted = found.facts["sources"]
+    assert isinstance(counted, dict)
+    for source, written in (("zh", chinese), ("en", english)):
+        listed = [
+            row["source"]
+            for path in sorted((tmp_path / "storage" / "tokens").rglob(f"{source}/*.parquet"))
+            for row in pq.read_table(path).to_pylist()
+        ]
+        assert listed == [source] * len(written)
+        counts = counted[source]
+        assert isinstance(counts, dict)
+        assert counts["held_out_documents"] == sum(is_held_out(text, 0.2) for text in written)
+        assert counts["train_documents"] == len(written) - int(str(counts["held_out_documents"]))
+        for split, folder in (("train", "train"), ("held_out", "held-out")):
+            sizes = [path.stat().st_size for path in (tmp_path / "storage" / "tokens" / folder / source).glob("*.ds")]
+            assert counts[f"{split}_tokens"] == sum(sizes) // 2
+    for key in ("train_tokens", "held_out_tokens", "train_bytes"):
+        assert found.facts[key] == sum(counts[key] for counts in counted.values())  # type: ignore[index, call-overload, misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("我们在北京大学。", 3), ("The cat's hat, no?", 5), ("", 0), ("——！ ...", 0), ("用Python写", 3)]
+)
+def test_words_that_are_counted(text: str, words: int) -> None:
+    assert words_of(text) == words
 
 
 def texts_of_shard(storage: Path, index: int) -> list[str]:
@@ -247,7 +373,7 @@ def test_a_given_tokenizer_is_taken_over(tmp_path: Path) -> None:
     end = facts["end_of_text_id"]
     assert manifest(job, "tokenize").facts["dtype"] == "uint32"
     tokens = np.concatenate(
-        [np.fromfile(path, "<u4") for path in sorted((tmp_path / "storage" / "tokens" / "train").glob("*.ds"))]
+        [np.fromfile(path, "<u4") for path in sorted((tmp_path / "storage" / "tokens" / "train").rglob("*.ds"))]
     )
     documents = manifest(job, "tokenize").facts["train_documents"]
     assert (tokens == end).sum() == documents

@@ -146,7 +146,7 @@ def splitter(language: str) -> WordTokenizer:
     if language in WITHOUT_SPACES:
         raise UserError(
             f"corpus.language.keep: {language!r} is written without spaces between words, and no splitter for it is built in; "
-            "leave it out, or drop the block quality and deduplicate by method exact"
+            "leave it out, or drop the block quality, deduplicate by method exact and learn by no masked-lm objective"
         )
     has_rules = language not in OWN_RULES_NEED_MORE and spacy_knows(language)
     return SpacedWords(language if has_rules else "xx")
