@@ -48,6 +48,9 @@ AS_BROWSERS_DO = {
 }
 """Encodings that are read as a superset, by the WHATWG encoding standard."""
 
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
+"""What decompression raises where a file is not whole."""
+
 csv.field_size_limit(sys.maxsize)
 
 
@@ -59,10 +62,8 @@ def read(file: SourceFile, raw: BinaryIO) -> Iterator[Record]:
     reader = READERS[file.source.format]
     try:
         yield from reader(file, raw)
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-        raise UserError(
-            f"{file.uri}: the compressed file is cut off or damaged ({error}); fetch it again, or take it out of {file.field}"
-        ) from None
+    except DAMAGE as error:
+        raise damaged(file, "compressed", error) from None
 
 
 def read_jsonl(file: SourceFile, raw: BinaryIO) -> Iterator[Record]:
@@ -158,10 +159,7 @@ def read_parquet(file: SourceFile, raw: BinaryIO) -> Iterator[Record]:
                 yield decode(file, number, text, identifier)
                 number += 1
     except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{file.uri}: the parquet file is cut off or damaged ({str(error).splitlines()[0]}); fetch it again, or take it "
-            f"out of {file.field}"
-        ) from None
+        raise damaged(file, "parquet", error) from None
 
 
 def cells(file: SourceFile, array: Any) -> list[bytes | None]:
@@ -360,6 +358,14 @@ class ZstdContent(io.RawIOBase):
         buffer[:size] = self._content[:size]
         self._content = self._content[size:]
         return size
+
+
+def damaged(file: SourceFile, what: str, error: Exception) -> UserError:
+    """The error for a file of which nobody could say how much is missing."""
+    cause = str(error).split("\n", 1)[0]
+    return UserError(
+        f"{file.uri}: the {what} file is cut off or damaged ({cause}); fetch it again, or take it out of {file.field}"
+    )
 
 
 def column(file: SourceFile, names: list[str], wanted: str, field: str) -> int:
