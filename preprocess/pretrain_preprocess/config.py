@@ -30,6 +30,14 @@ class Resources(Section):
 class Source(Section):
     """A set of files with raw text."""
 
+    constraints: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            message="give weight or epochs, not both",
+            cel="!has(self.weight) || !has(self.epochs)",
+            holds=lambda s: s.weight is None or s.epochs is None,
+        ),
+    )
+
     name: Name = Field(description="Name of the source; it follows every document into counts and lineage.")
     uri: Uri = Field(
         description="Folder, file or pattern (* within a folder, ** across folders), on this machine or as s3://bucket/...; "
@@ -49,6 +57,19 @@ class Source(Section):
     documents: Literal["file", "line", "paragraph"] = Field(
         default="file",
         description="For format text: what one document is, a whole file, a line, or a paragraph between blank lines.",
+    )
+    weight: float | None = Field(
+        default=None,
+        gt=0,
+        le=1_000_000,
+        description="Weight among the sources without epochs: they share the training samples in this proportion, and their text is "
+        "repeated or left out as need be. Omit in all of them to share in proportion to their text.",
+    )
+    epochs: float | None = Field(
+        default=None,
+        gt=0,
+        le=100_000,
+        description="Passes over this source in the whole training. Omit to give it a share of what the sources with epochs leave.",
     )
 
 
@@ -124,6 +145,11 @@ class Corpus(Section):
             message="sources must have different names; rename one",
             cel="self.sources.all(a, self.sources.exists_one(b, b.name == a.name))",
             holds=lambda s: len({source.name for source in s.sources}) == len(s.sources),
+        ),
+        Rule(
+            message="a source has a weight, so those without epochs need one too; give them one, or remove it",
+            cel="self.sources.all(a, has(a.weight) || has(a.epochs)) || !self.sources.exists(a, has(a.weight))",
+            holds=lambda s: all(a.weight or a.epochs for a in s.sources) or all(a.weight is None for a in s.sources),
         ),
         Rule(
             message="parallelism must not exceed tasks; lower parallelism or raise tasks",

@@ -42,14 +42,14 @@ def corpus_stage(spec: PreprocessSpec) -> str:
 
 
 def _clean_config(spec: PreprocessSpec) -> JsonValue:
-    """Where the sources lie is not part of it: their listing is an input of its own."""
+    """Where the sources lie is not part of it: their listing is an input of its own. Nor is how often training sees them."""
     corpus = spec.corpus
     options = {name: getattr(corpus, name) for name in corpus.clean if name != "extract"}
     return {
         "tasks": corpus.tasks,
         "clean": list(corpus.clean),
         "options": {name: section.model_dump(mode="json") for name, section in options.items()},
-        "sources": [source.model_dump(mode="json", exclude={"uri"}) for source in corpus.sources],
+        "sources": [source.model_dump(mode="json", exclude={"uri", "weight", "epochs"}) for source in corpus.sources],
     }
 
 

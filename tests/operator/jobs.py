@@ -90,6 +90,16 @@ BROKEN_RULES = (
         {"corpus.tasks": 2, "corpus.parallelism": 3},
         "parallelism must not exceed tasks; lower parallelism or raise tasks",
     ),
+    Case(
+        "a weight and epochs",
+        {"corpus.sources": [{"name": "web", "uri": "s3://raw/a", "weight": 1, "epochs": 2}]},
+        "give weight or epochs, not both",
+    ),
+    Case(
+        "a source without a weight",
+        {"corpus.sources": [{"name": "a", "uri": "s3://raw/a", "weight": 1}, {"name": "b", "uri": "s3://raw/b"}]},
+        "a source has a weight, so those without epochs need one too; give them one, or remove it",
+    ),
     Case("same block twice", {"corpus.clean": ["pii", "pii"]}, "clean names a block twice; name each once"),
     Case(
         "a budget without a price",

@@ -124,6 +124,9 @@ def test_a_change_runs_again_what_follows_from_it_and_nothing_else(tmp_path: Pat
     job["corpus"]["maxBadRecordFraction"] = 0.5  # decides whether the stage is good, not what comes out
     job["corpus"]["parallelism"] = 2
     assert changed(run(tmp_path, job, *CHAIN)) == set()
+    for source in job["corpus"]["sources"]:
+        source["weight"] = 2  # decides how often training sees it
+    assert changed(run(tmp_path, job, *CHAIN)) == set()
     job["corpus"]["language"] = {"keep": ["zh", "en", "fr"]}  # gives the same documents, but under another configuration
     assert changed(run(tmp_path, job, *CHAIN)) == set(CHAIN)
     job["corpus"]["deduplicate"]["minhash"]["ngram"] = 4
