@@ -1,7 +1,7 @@
 """The stage preflight: in seconds, whether what the job needs is there. Always runs, and leaves nothing behind.
 
 1. Storage can be listed, written, read, created exactly once, and deleted.
-2. Each source has files, and its first record can be read and has the text field.
+2. Each source has files, and its first record can be read and has the text field. Each task of finetune has files with examples.
 3. A given tokenizer loads, has the end-of-text token, and fits model.vocabSize. A given one, and one to train, has the special
    tokens that the objective needs.
 4. There is text enough for training.tokens within training.maxEpochs passes, as far as a sample tells.
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from pretrain_preprocess.config import Learned, PreprocessSpec, Source
-from pretrain_preprocess.outside import read_tokenizer
+from pretrain_preprocess.outside import list_examples, read_tokenizer
 from pretrain_preprocess.sources import SourceFile, list_source, source_storage
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def preflight(job: Job[PreflightSpec]) -> None:
     probe(open_storage(spec.storage))
     check_languages(spec)
     samples = {source.name: look_at(source, index, spec) for index, source in enumerate(spec.corpus.sources)}
+    examples = {task.name: find_examples(place, spec) for place, task in enumerate(spec.finetune)}
     check_markup(spec, events)
     check_tokenizer(spec)
     tokens = sum(sample.text_in_all for sample in samples.values()) // BYTES_PER_TOKEN
@@ -100,6 +101,7 @@ def preflight(job: Job[PreflightSpec]) -> None:
         facts={
             "source_bytes": {name: sample.file_bytes for name, sample in samples.items()},
             "source_files": {name: sample.files for name, sample in samples.items()},
+            "example_bytes": examples,
             "tokens_estimate": tokens,
         },
     )
@@ -170,6 +172,15 @@ def look_at(source: Source, index: int, spec: PreflightSpec) -> Sample:
             "or textField, or mend the files"
         )
     return Sample(len(files), sum(file.size for file in files), text_bytes, max(1, read_bytes))
+
+
+def find_examples(place: int, spec: PreflightSpec) -> int:
+    """Bytes of the examples of a task. Raises UserError if there are no files, or none of their format can hold them."""
+    from pretrain_preprocess.labelled.examples import check_format
+
+    task = spec.finetune[place]
+    check_format(task, f"finetune[{place}].examples")
+    return list_examples(task, place, spec.storage).size
 
 
 @contextlib.contextmanager

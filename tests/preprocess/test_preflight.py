@@ -207,3 +207,27 @@ def test_storage_that_lets_two_win_is_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(StorageError, match=r"^storage\.uri: .*lets an object be created twice; use a service"):
         probe(storage)
     assert list((tmp_path / "storage").iterdir()) == []
+
+
+def test_examples_that_are_not_there_are_named_before_anything_runs(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "labelled" / "a.jsonl", ["a"])
+    there = {"name": "there", "task": "classification", "examples": {"uri": str(tmp_path / "labelled")}}
+    (result,) = check(tmp_path, job_with(tmp_path, finetune=[there]))
+    assert result["facts"]["example_bytes"] == {"there": len('{"text": "a"}\n')}
+    for examples, message in (
+        (
+            {"uri": str(tmp_path / "nowhere")},
+            f"{tmp_path}/nowhere: no such file or folder; correct it, or put the files there",
+        ),
+        (
+            {"uri": str(tmp_path / "labelled"), "format": "csv"},
+            f"{tmp_path}/labelled: holds no file with a name of format csv (.csv) (found a.jsonl); correct format, or give a pattern",
+        ),
+    ):
+        job = job_with(tmp_path, finetune=[there, {**there, "name": "gone", "examples": examples}])
+        with pytest.raises(UserError) as error:
+            check(tmp_path, job)
+        assert str(error.value) == f"finetune[1].examples.uri: {message}"
+    tagged = {**there, "task": "token-classification", "examples": {"uri": str(tmp_path / "labelled"), "format": "csv"}}
+    with pytest.raises(UserError, match=r"^finetune\[0\]\.examples\.format: csv has no lists, which wordsField is to hold"):
+        check(tmp_path, job_with(tmp_path, finetune=[tagged]))
