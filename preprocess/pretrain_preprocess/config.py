@@ -194,14 +194,34 @@ class Corpus(Section):
 class TrainTokenizer(Section):
     """How a tokenizer is trained on the clean text."""
 
-    algorithm: Literal["bpe", "wordpiece", "unigram"] = Field(
-        default="bpe", description="bpe (byte level, lossless), wordpiece or unigram."
+    constraints: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            message="maxDocumentShare and stopWords take words out of a vocabulary of words; remove them, or set algorithm to word",
+            cel="self.algorithm == 'word' || (self.maxDocumentShare == 1.0 && size(self.stopWords) == 0)",
+            holds=lambda s: s.algorithm == "word" or (s.max_document_share == 1 and not s.stop_words),
+        ),
+    )
+
+    algorithm: Literal["bpe", "wordpiece", "unigram", "word"] = Field(
+        default="bpe",
+        description="bpe (byte level, lossless), wordpiece, unigram or word (whole words; others become <unk>, white space is lost).",
     )
     vocab_size: int = Field(
         default=32_000, ge=300, le=1_000_000, description="Entries of the vocabulary, special tokens included."
     )
     min_frequency: int = Field(
-        default=2, ge=1, le=1_000_000, description="Fewest occurrences of a pair or word (bpe, wordpiece)."
+        default=2, ge=1, le=1_000_000, description="Fewest occurrences of a pair or word (bpe, wordpiece, word)."
+    )
+    max_document_share: float = Field(
+        default=1, gt=0, le=1, description="word: words that are in more than this share of the documents are left out."
+    )
+    stop_words: list[Literal["en", "zh"]] = Field(
+        default=[],
+        max_length=2,
+        description="word: languages whose stop words are left out of the vocabulary; they become <unk>.",
+    )
+    case_fold: bool = Field(
+        default=False, description="Whether the tokenizer makes all text lower case, which is then lost."
     )
     special_tokens: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
         default=["<|endoftext|>", "<|pad|>", "<|cls|>", "<|sep|>", "<|mask|>"],

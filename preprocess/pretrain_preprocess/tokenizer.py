@@ -4,6 +4,7 @@ bpe        byte-level BPE with GPT-2's splitting (Radford et al. 2019): any text
 unigram    SentencePiece's Unigram (Kudo 2018) with bytes for rare characters: any text comes back as it was, but for
            the character U+2581, which stands for the blank
 wordpiece  BERT's (Devlin et al. 2019), each Chinese character a word: characters beyond the vocabulary become <unk>
+word       whole words, Chinese ones by segmentation: words beyond the vocabulary become <unk>, white space is lost (word_level.py)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 
 from pretrain_stage.errors import UserError
 from pydantic import JsonValue
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from pretrain_preprocess.config import Learned, TrainTokenizer
 from pretrain_preprocess.documents import TEXT_BYTES, read_documents
@@ -25,6 +26,7 @@ from pretrain_preprocess.special import check_objective, special_facts, special_
 from pretrain_preprocess.split import is_held_out, is_sampled
 from pretrain_preprocess.stages import corpus_stage
 from pretrain_preprocess.task import Outcome, Task
+from pretrain_preprocess.word_level import choose, count_words, stop_words, word_tokenizer
 
 PATH = "tokenizer/tokenizer.json"
 UNKNOWN = "<unk>"
@@ -118,7 +120,9 @@ def train(options: TrainTokenizer, task: Task) -> Tokenizer:
             "tokenizer.train: there is no text to train on after held-out documents are left out; give more text, lower "
             "corpus.heldOutFraction, or raise maxTextBytes"
         )
-    texts = itertools.chain([first], sampled)
+    texts: Iterator[str] = itertools.chain([first], sampled)
+    if options.case_fold:
+        texts = map(normalizers.Lowercase().normalize_str, texts)
     match options.algorithm:
         case "bpe":
             tokenizer = train_bpe(options, texts)
@@ -126,6 +130,10 @@ def train(options: TrainTokenizer, task: Task) -> Tokenizer:
             tokenizer = train_wordpiece(options, texts)
         case "unigram":
             tokenizer = train_unigram(options, texts)
+        case "word":
+            tokenizer = train_word(options, texts)
+    if options.case_fold and options.algorithm != "word":
+        tokenizer.normalizer = normalizers.Lowercase()
     size = tokenizer.get_vocab_size()
     if size < options.vocab_size:
         task.events.warning(
@@ -299,6 +307,25 @@ def without_rare_characters(lines: list[str], most: int) -> list[str]:
     ranked = sorted(times, key=lambda character: (-times[character], character))
     cut = dict.fromkeys(map(ord, ranked[most:]), "\n")
     return [piece for line in lines for piece in line.translate(cut).split("\n") if piece]
+
+
+def train_word(options: TrainTokenizer, texts: Iterator[str]) -> Tokenizer:
+    """A vocabulary of whole words. Raises UserError if no word is left."""
+    special = with_unknown(special_tokens(options))
+    words = count_words(texts, options.case_fold)
+    entries = choose(
+        words,
+        options.vocab_size - len(special),
+        options.min_frequency,
+        options.max_document_share,
+        stop_words(options.stop_words),
+    )
+    if not entries:
+        raise UserError(
+            f"tokenizer.train: none of {len(words.times)} words is left after minFrequency {options.min_frequency}, maxDocumentShare "
+            f"{options.max_document_share} and stopWords; loosen them, or give more text"
+        )
+    return word_tokenizer(special, UNKNOWN, entries, words, options.case_fold)
 
 
 def check_options(options: TrainTokenizer, training: Learned) -> None:

@@ -106,6 +106,11 @@ BROKEN_RULES = (
         {"cost": {"budget": 100}},
         "budget needs pricePerGPUHour; add the price, or remove the budget",
     ),
+    Case(
+        "stop words of pieces",
+        {"tokenizer": {"train": {"algorithm": "bpe", "stopWords": ["zh"]}}},
+        "maxDocumentShare and stopWords take words out of a vocabulary of words; remove them, or set algorithm to word",
+    ),
     Case("no tokenizer", {"tokenizer": {}}, "give exactly one of train and uri"),
     Case(
         "two tokenizers", {"tokenizer": {"train": {}, "uri": "s3://t/tokenizer.json"}}, "give exactly one of train and uri"

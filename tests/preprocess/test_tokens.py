@@ -21,6 +21,7 @@ from pretrain_preprocess.split import is_held_out, is_sampled
 from pretrain_preprocess.tokenizer import alphabet, check_options
 from pretrain_preprocess.tokens import words_of
 from pretrain_stage.errors import CorruptError, UserError
+from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tests.preprocess import texts
@@ -88,7 +89,7 @@ def test_what_wordpiece_loses(tmp_path: Path) -> None:
     assert back(tokenizer, "a▁b") == "a b"
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "word"])
 def test_text_that_spells_a_special_token_is_text(tmp_path: Path, algorithm: str) -> None:
     tokenizer, _, facts = trained(tmp_path, algorithm=algorithm, vocabSize=1_500)
     for text in ("<|endoftext|>", "a <|endoftext|> b <|pad|>", "中<|endoftext|>国"):
@@ -97,7 +98,7 @@ def test_text_that_spells_a_special_token_is_text(tmp_path: Path, algorithm: str
         assert facts["pad_id"] not in ids
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "word"])
 def test_the_same_text_gives_the_same_tokenizer(tmp_path: Path, algorithm: str) -> None:
     found = set()
     for name in ("one", "two"):  # in processes of their own: hash seeds differ between processes
@@ -187,6 +188,66 @@ def test_an_objective_with_all_it_needs_is_fine() -> None:
     check_options(TrainTokenizer(sentinels=28), Learned(objective="span-corruption", sequenceLength=512))
     check_options(TrainTokenizer(), Learned(objective="masked-lm+next-sentence"))
     check_options(TrainTokenizer(specialTokens=["</s>"]), Learned(objective="causal-lm"))
+
+
+def test_whole_words(tmp_path: Path) -> None:
+    """Known words are one token each; an unknown one is one <unk>, even if there are known words in it."""
+    tokenizer, _, facts = trained(tmp_path, algorithm="word", vocabSize=6_000, minFrequency=1)
+    unknown = tokenizer.token_to_id("<unk>")
+    assert facts["algorithm"] == "word"
+    text = "我们在中国，the statement isabel (if) 龘龘."
+    encoding = tokenizer.encode(text)
+    assert [tokenizer.id_to_token(number) for number in encoding.ids] == [
+        *("我们", "在", "中国", "，", "⟨the⟩", "⟨statement⟩", "<unk>", "(", "⟨if⟩", ")", "<unk>", "."),
+    ]
+    assert [text[:end] for _, end in encoding.offsets][6] == "我们在中国，the statement isabel"
+    assert back(tokenizer, "中国人民 use the statement.") == "中国人民 use the statement."
+    assert tokenizer.encode("").ids == []
+    assert tokenizer.encode("<|endoftext|>").ids != [facts["end_of_text_id"]]
+    assert unknown not in tokenizer.encode(texts.english()[3]).ids, "all words of the training text are known"
+
+
+def test_rare_frequent_and_stop_words_are_left_out(tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "raw" / "a.jsonl",
+        ["the cat of 我们 的 猫", "the dog of 我们 的 狗", "dog the bird 猫", "Cat often, THE end 狗 often"],
+    )
+    job = spec(tmp_path / "storage", {"uri": str(tmp_path / "raw")}, heldOutFraction=0)
+
+    def words(**train: Any) -> set[str]:
+        job["tokenizer"] = {"train": {"algorithm": "word", "vocabSize": 300, "minFrequency": 1, **train}}
+        run(tmp_path, job, "clean", "tokenizer")
+        entries = Tokenizer.from_file(str(tmp_path / "storage" / "tokenizer" / "tokenizer.json")).get_vocab()
+        return {entry.strip("⟨⟩") for entry in entries if not entry.startswith("<")}
+
+    everything = {"the", "THE", "cat", "Cat", "dog", "bird", "of", "often", "end", ",", "我们", "的", "猫", "狗"}
+    assert words() == everything
+    assert words(minFrequency=2) == {"the", "dog", "of", "often", "我们", "的", "猫", "狗"}
+    assert words(maxDocumentShare=0.5) == everything - {"the"}
+    assert words(caseFold=True) == everything - {"THE", "Cat"}
+    assert words(caseFold=True, maxDocumentShare=0.75) == everything - {"THE", "Cat", "the"}
+    assert words(stopWords=["en"]) == everything - {"the", "THE", "of", "often"}
+    assert words(stopWords=["zh"]) == everything - {"我们", "的", ","}
+    with pytest.raises(UserError, match=r"^tokenizer\.train: none of 14 words is left after minFrequency 9"):
+        words(minFrequency=9)
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "word"])
+def test_case_is_folded(tmp_path: Path, algorithm: str) -> None:
+    tokenizer, _, _ = trained(tmp_path, algorithm=algorithm, vocabSize=1_500, caseFold=True)
+    assert tokenizer.encode("The STATEMENT").ids == tokenizer.encode("the statement").ids
+    assert not [entry for entry in tokenizer.get_vocab() if "T" in entry and len(entry) > 1], (
+        "no entry is wasted on what cannot occur"
+    )
+    plain, _, _ = trained(tmp_path / "plain", algorithm=algorithm, vocabSize=1_500)
+    assert plain.encode("The STATEMENT").ids != plain.encode("the statement").ids
+
+
+@pytest.mark.parametrize("field", [{"stopWords": ["en"]}, {"maxDocumentShare": 0.9}])
+def test_words_are_left_out_of_a_vocabulary_of_words_only(field: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="remove them, or set algorithm to word"):
+        TrainTokenizer.model_validate(field)
+    TrainTokenizer.model_validate({**field, "algorithm": "word"})
 
 
 def test_unigram_needs_room_for_bytes_and_characters(tmp_path: Path) -> None:
