@@ -1,4 +1,4 @@
-"""A job that can be hit while it trains: its text is finished already, and a step of it takes most of a second.
+"""A job that can be hit while it trains: its text is finished already, and it takes its steps for most of a minute.
 
 paced   the job's manifest, its storage, and what it exports if nothing disturbs it; once a session
 """
@@ -22,7 +22,7 @@ from tests.e2e.served import served
 from tests.e2e.undisturbed import NAME, Outcome, Undisturbed, outcome
 from tests.e2e.waiting import RUN_SECONDS, condition, eventually, failed, succeeded, until
 
-STEPS, STEP_TOKENS, CHECKPOINT_STEPS = 40, 8192, 5
+STEPS, STEP_TOKENS, CHECKPOINT_STEPS = 120, 8192, 5
 TEXT_STAGES = STAGES[: STAGES.index("train")]
 PACED = {
     "training.tokens": STEPS * STEP_TOKENS,
@@ -93,6 +93,7 @@ def said(
         found = [one for one in events if one.get(key, -1) >= least]
         job = kubectl.get(f"pretrainjob/{name}")
         assert found or not failed(job), f"it will never say so: {condition(job, 'Failed')['message']}"
+        assert found or not succeeded(job), "it will never say so: the job is finished"
         return found
 
     return eventually(look, bool, seconds)[0]
