@@ -13,7 +13,7 @@ from pretrain_stage.errors import EXIT_STOPPED, EXIT_USER_ERROR
 from pretrain_operator.api import PretrainJob
 from pretrain_operator.metadata import suspension, workload_metadata
 from pretrain_operator.names import INDEXED_SUFFIX, child_name
-from pretrain_operator.pod import pod_template
+from pretrain_operator.pod import LAUNCHER_GRACE_SECONDS, of_launchers, pod_template
 from pretrain_operator.stages import Stage
 
 CONTAINER = "stage"
@@ -49,8 +49,12 @@ def indexed_job(job: PretrainJob, stage: Stage) -> dict[str, Any]:
                 stage,
                 container=CONTAINER,
                 replica="$(JOB_COMPLETION_INDEX)",
-                environment=[{"name": name, "value": value} for name, value in stage.role.env.items()],
-                grace_seconds=GRACE_SECONDS,
+                environment=[
+                    *({"name": name, "value": value} for name, value in stage.role.env.items()),
+                    *(of_launchers() if stage.processes else []),
+                ],
+                grace_seconds=LAUNCHER_GRACE_SECONDS if stage.processes else GRACE_SECONDS,
+                shared_memory=stage.processes > 1,
                 ports=[{"name": name, "containerPort": port} for name, port in stage.role.port_map.items()],
             ),
         },

@@ -62,7 +62,8 @@ def _indexed_running(view: View, stage: Stage, made: Workload) -> Step:
         last = max(failed, key=lambda one: one.ended or made.created)
         message = f"stage {stage.name} runs; task {last.index} has failed and is tried again: {last.message}"
         return Step(message=message)
-    return Step(message=f"stage {stage.name} runs")
+    trains = next((one.body for one in pods if one.address and one.phase == "Running"), None) if stage.processes else None
+    return Step(message=f"stage {stage.name} runs", read_progress=trains)
 
 
 def _forsaken(view: View, stage: Stage) -> bool:

@@ -44,7 +44,7 @@ def plan(body: Body, observed: Observed, settings: Settings, now: datetime) -> P
     view = view_of(job, body, before, observed, settings, now)
     done = _done_stages(view)
     if len(done) == len(view.stages):
-        return told(view, Step(actions=_unused_config_maps(view)), done)
+        return told(view, Step(actions=(*_taken_out(view), *_unused_config_maps(view))), done)
     if view.deadline is not None and now >= view.deadline:
         return told(view, _overdue(view), done)
     return told(view, _next_step(view, done), done)
@@ -67,13 +67,15 @@ def accepted(body: Body) -> PretrainJob:
 def _next_step(view: View, done: list[Stage]) -> Step:
     """What takes the first stage further that is not done."""
     stage = view.stages[len(done)]
-    later = [view.workloads[one.name] for one in view.stages[len(done) + 1 :] if one.name in view.workloads]
+    later = [view.workloads[one.name] for one in view.stages[len(done) + 1 :] if _is_of_an_older_spec(view, one)]
     if later:
-        # The spec was edited in what this stage reads, so what came out of the later ones is of an older spec.
+        # The spec was edited in what this stage reads, so what came out of the later ones is of an older spec. One that reads
+        # nothing of it goes on: to add a task, whose examples are looked at first, does not end training.
         gone = tuple(delete(one) for one in later if not one.deleted)
         return Step(actions=gone, message=f"stages after {stage.name} begin again: the spec was edited")
     step = training_step(view, stage) if stage.kind == "training" else indexed_step(view, stage)
-    return replace(step, actions=(*_config_map(view, step), *step.actions, *_unused_config_maps(view)))
+    before = (*_taken_out(view), *_config_map(view, step))
+    return replace(step, actions=(*before, *step.actions, *_unused_config_maps(view)))
 
 
 def _overdue(view: View) -> Step:
@@ -99,9 +101,23 @@ def _is_done(view: View, stage: Stage) -> bool:
     if made is None:
         said = view.earlier(stage)
         return said is not None and said.state == "Succeeded" and not content_changed(said.spec_digest, wanted)
-    if made.generation != view.generation and content_changed(made.digest, wanted):
+    if _is_of_an_older_spec(view, stage):
         return False
     return view.backend.succeeded(made.body) if stage.kind == "training" else made.is_true("Complete")
+
+
+def _is_of_an_older_spec(view: View, stage: Stage) -> bool:
+    """Whether a stage has a workload, and what its programs read was edited since."""
+    made = view.workloads.get(stage.name)
+    if made is None or made.generation == view.generation:
+        return False
+    return content_changed(made.digest, spec_digest(view.job, stage))
+
+
+def _taken_out(view: View) -> tuple[Action, ...]:
+    """Deletes the workloads of stages that the job has no more: their entry of finetune or predict was taken out."""
+    names = {stage.name for stage in view.stages}
+    return tuple(delete(made) for made in view.workloads.values() if made.stage not in names and not made.deleted)
 
 
 def _config_map(view: View, step: Step) -> tuple[Action, ...]:

@@ -26,6 +26,11 @@ MLFLOW_CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFL
 USER = 1000
 """Any but root; files in volumes belong to its group."""
 
+LAUNCHER_GRACE_SECONDS = 300
+"""How long the processes of a launcher may take to save after SIGTERM."""
+SHUTDOWN_MARGIN_SECONDS = 5
+"""What torchrun leaves of that to the launcher; its own default would kill ranks after 30 s."""
+
 LOST_NODE_SECONDS = 30
 """How long a pod stays bound to a node that does not answer, after the 50 s that pass until it is marked; default 300."""
 
@@ -93,6 +98,14 @@ def pod_template(
 def _pull_secrets(stage: Stage) -> dict[str, Any]:
     secrets = [{"name": name} for name in stage.images.pull_secrets]
     return {"imagePullSecrets": secrets} if secrets else {}
+
+
+def of_launchers() -> list[dict[str, Any]]:
+    """Variables of a program that starts others, in all kinds of workload."""
+    return [
+        {"name": "PRETRAIN_METRICS_ADDRESS", "value": "0.0.0.0"},  # noqa: S104 - Prometheus scrapes the pod
+        {"name": "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "value": str(LAUNCHER_GRACE_SECONDS - SHUTDOWN_MARGIN_SECONDS)},
+    ]
 
 
 def _volumes(job: PretrainJob, shared_memory: bool) -> list[tuple[dict[str, Any], dict[str, Any]]]:

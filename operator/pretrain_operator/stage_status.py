@@ -12,7 +12,7 @@ from pretrain_operator.api import PretrainJob
 from pretrain_operator.conditions import timestamp
 from pretrain_operator.facts import Pod, Workload
 from pretrain_operator.observed import Progress
-from pretrain_operator.stages import Stage
+from pretrain_operator.stages import TRAINING, Stage
 from pretrain_operator.status import Restart, StageStatus, TrainingProgress
 
 
@@ -38,10 +38,12 @@ def stage_status(
     )
 
 
-def progress_text(stage: StageStatus, training: TrainingProgress | None) -> str:
-    """How far the stage is, in a few characters."""
-    if stage.name == "train" and training is not None and training.steps:
+def progress_text(stage: StageStatus, training: TrainingProgress | None, heard: Progress | None, pods: Sequence[Pod]) -> str:
+    """How far the stage is, in a few characters. heard: what a program that trains last said. pods: those of the stage."""
+    if stage.name == TRAINING and training is not None and training.steps:
         return f"{100 * training.step // training.steps}%"
+    if heard is not None and heard.steps and any(pod.uid == heard.pod for pod in pods) and not stage.succeeded:
+        return f"{100 * heard.step // heard.steps}%"
     return f"{stage.succeeded}/{stage.tasks}"
 
 

@@ -192,7 +192,7 @@ class PretrainJobStatus(StatusSection):
         json_schema_extra=_list_map("type"),
     )
     stages: list[StageStatus] = Field(
-        default=[], max_length=64, description="All stages in their order.", json_schema_extra=_list_map("name")
+        default=[], max_length=128, description="All stages in their order.", json_schema_extra=_list_map("name")
     )
     training: TrainingProgress | None = Field(default=None, description="How far training is.")
     restart_count: int = Field(

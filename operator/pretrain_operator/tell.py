@@ -13,7 +13,7 @@ from pretrain_operator.facts import of_stage
 from pretrain_operator.ledger import account
 from pretrain_operator.observed import Observed, Plan
 from pretrain_operator.stage_status import progress_text, stage_status, training_progress
-from pretrain_operator.stages import Stage
+from pretrain_operator.stages import TRAINING, Stage
 from pretrain_operator.status import Phase, PretrainJobStatus, Restart
 from pretrain_operator.view import Step, View, ledger_scene
 
@@ -42,10 +42,10 @@ def told(view: View, step: Step, done: list[Stage]) -> Plan:
         view.job,
         before.training,
         view.observed.progress,
-        of_stage(view.pods, "train"),
+        of_stage(view.pods, TRAINING),
         attempt,
         ended=step.ended,
-        done="train" in names,
+        done=TRAINING in names,
     )
     ended = [*before.restarts, *([step.ended] if step.ended is not None else [])][-REMEMBERED_RESTARTS:]
     finished = succeeded or step.failure is not None
@@ -53,7 +53,12 @@ def told(view: View, step: Step, done: list[Stage]) -> Plan:
         observedGeneration=view.generation,
         phase=_phase(view, current, step, succeeded=succeeded),
         stage=current.name,
-        progress=progress_text(next(one for one in told if one.name == current.name), training),
+        progress=progress_text(
+            next(one for one in told if one.name == current.name),
+            training,
+            view.observed.progress,
+            of_stage(view.pods, current.name),
+        ),
         startTime=before.start_time or min((one.start_time for one in told if one.start_time is not None), default=None),
         completionTime=timestamp(view.now) if finished else None,
         conditions=conditions(before.conditions, _findings(view, step, succeeded=succeeded), view.generation, view.now),
@@ -66,7 +71,7 @@ def told(view: View, step: Step, done: list[Stage]) -> Plan:
     waits = [
         step.again_seconds,
         (view.deadline - view.now).total_seconds() if view.deadline is not None else None,
-        seconds_left(view.job, view.cost, view.pods) if view.halt is None else None,
+        seconds_left(view.job, view.cost, view.pods, view.gpus) if view.halt is None else None,
     ]
     return Plan(
         actions=step.actions,
@@ -152,9 +157,9 @@ def _phase(view: View, current: Stage, step: Step, *, succeeded: bool) -> Phase:
     if view.halt is not None:
         return "Suspended"
     order = [stage.name for stage in view.stages]
-    if current.name == "train":
+    if current.name == TRAINING:
         return "Training"
-    return "Preprocessing" if order.index(current.name) < order.index("train") else "Finishing"
+    return "Preprocessing" if order.index(current.name) < order.index(TRAINING) else "Finishing"
 
 
 def has(status: PretrainJobStatus, kind: str) -> bool:

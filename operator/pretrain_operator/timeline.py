@@ -14,7 +14,7 @@ from datetime import datetime
 from pretrain_stage.ledger import State
 
 from pretrain_operator.facts import Pod, Workload
-from pretrain_operator.stages import AFTER_TRAINING, TRAINING
+from pretrain_operator.stages import TRAINING, after_training
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def timeline(
     other = (ended.at if ended is not None else None, suspended)
     return Timeline(
         nodes=nodes,
-        before=_spans(one for one in pods if one.stage not in (TRAINING, *AFTER_TRAINING)),
-        after=_spans(one for one in pods if one.stage in AFTER_TRAINING),
+        before=_spans(one for one in pods if one.stage != TRAINING and not after_training(one.stage)),
+        after=_spans(one for one in pods if after_training(one.stage)),
         groups={
             attempt: _spans(one for one in training if one.attempt == attempt)
             for attempt in {one.attempt for one in training}

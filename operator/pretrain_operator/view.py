@@ -13,13 +13,21 @@ from pretrain_operator.api import PretrainJob
 from pretrain_operator.backends import BACKENDS, Backend
 from pretrain_operator.children import child, cluster_site
 from pretrain_operator.conditions import moment
-from pretrain_operator.cost import exceeded, spent
+from pretrain_operator.cost import exceeded, gpus_of, spent
 from pretrain_operator.digest import changed, spec_digest
 from pretrain_operator.facts import Pod, Workload, pod, workload
 from pretrain_operator.ledger import Scene, account, scene
 from pretrain_operator.metadata import QUEUE_LABEL
 from pretrain_operator.observed import Action, Apply, Body, Delete, Observed, Settings
-from pretrain_operator.stages import FURTHEST_STEP_VARIABLE, LEDGER_VARIABLE, TRAINING, Stage, stages, with_environment
+from pretrain_operator.stages import (
+    FURTHEST_STEP_VARIABLE,
+    LEDGER_VARIABLE,
+    REPORT,
+    TRAINING,
+    Stage,
+    stages,
+    with_environment,
+)
 from pretrain_operator.status import PretrainJobStatus, Restart, Spent, StageStatus
 
 HALTED = "spec.suspend is true; set it to false to continue where it stopped"
@@ -51,6 +59,8 @@ class View:
     pods: tuple[Pod, ...]
     deadline: datetime | None
     created: datetime
+    gpus: dict[str, int]
+    """GPUs that each pod of a stage holds, by stage."""
     cost: Spent | None
     """What the job has cost until now."""
     halt: Halt | None
@@ -94,8 +104,8 @@ def view_of(
     if started is not None and job.spec.active_deadline_seconds is not None:
         deadline = started + timedelta(seconds=job.spec.active_deadline_seconds)
     created, pods = moment(body["metadata"].get("creationTimestamp")) or now, tuple(map(pod, observed.pods))
-    price = job.spec.cost.price_per_gpu_hour
-    cost = spent(before.cost, created, pods, job.spec.training.gpus_per_node, price, now)
+    price, gpus = job.spec.cost.price_per_gpu_hour, gpus_of(body["spec"])
+    cost = spent(before.cost, created, pods, gpus, price, now)
     return View(
         job=job,
         before=before,
@@ -108,6 +118,7 @@ def view_of(
         pods=pods,
         deadline=deadline,
         created=created,
+        gpus=gpus,
         cost=cost,
         halt=_halt(job, cost),
     )
@@ -134,7 +145,7 @@ def _known(view: View, stage: Stage) -> dict[str, str]:
     """
     if stage.name == TRAINING and view.before.training is not None and view.before.training.furthest_step:
         return {FURTHEST_STEP_VARIABLE: str(view.before.training.furthest_step)}
-    if stage.name == "report":
+    if stage.name == REPORT:
         goodput = account(view.before.goodput, ledger_scene(view, view.before), _end_of_the_stage_before(view, stage))
         return {LEDGER_VARIABLE: json.dumps(goodput.seconds)}
     return {}

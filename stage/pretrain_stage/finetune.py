@@ -160,7 +160,12 @@ class Finetune(Section):
     )
     max_new_tokens: int = Field(default=128, ge=1, le=65_536, description="generation: most tokens of an answer.")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=2, description="What DeepSpeed's ZeRO shards, as in training.deepspeed.")
-    gpus: int = Field(default=0, ge=0, le=64, description="GPUs; 0 trains on CPU. Fine-tuning runs on one node.")
+    gpus: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="GPUs; 0 trains on CPU. Fine-tuning runs in one pod, with the CPU and memory of training.resources.",
+    )
     processes: int | None = Field(
         default=None, ge=1, le=256, description="Processes. Omit for one a GPU, or one without GPUs."
     )

@@ -13,7 +13,7 @@ from pretrain_operator.names import STAGE_LABEL
 from pretrain_operator.render import as_yaml, render
 from pretrain_operator.stages import Images
 
-from tests.operator.jobs import job
+from tests.operator.jobs import job, prediction, task
 
 FOLDER = Path(__file__).parent / "golden"
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -35,6 +35,25 @@ def golden_jobs() -> dict[str, PretrainJob]:
         ),
         "llama2-7b": _example("llama2-7b"),
         "llama3-8b": _example("llama3-8b"),
+        "course": parse_job(
+            job(
+                {
+                    "corpus.deduplicate": {"method": "none"},
+                    "training.gpusPerNode": 1,
+                    "finetune": [
+                        task({"gpus": 2}),
+                        task({"name": "names", "task": "token-classification", "method": "lora", "processes": 2}),
+                    ],
+                    "predict": [
+                        prediction({"task": "mood", "tasks": 4, "parallelism": 2}),
+                        prediction({"name": "entities", "task": "names"}),
+                        prediction({"name": "plain"}),
+                    ],
+                }
+            )
+            | {"metadata": {"name": "course"}},
+            "course",
+        ),
         "exact-in-a-cluster": parse_job(
             job(
                 {

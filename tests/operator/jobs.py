@@ -117,6 +117,24 @@ BROKEN_RULES = (
     ),
     Case("no model", {"model": {"layers": 2}}, "give a preset, or hiddenSize, layers and heads"),
     Case(
+        "marian with a norm of its own",
+        {
+            "model": {"family": "marian", "hiddenSize": 64, "layers": 2, "heads": 8, "normEps": 1e-6},
+            "training.objective": "span-corruption",
+        },
+        "normEps of family marian is 1e-5; remove normEps, or change family",
+    ),
+    Case(
+        "muon with divided matrices",
+        {"training.optimizer": {"name": "muon"}, "training.deepspeed": {"zeroStage": 1}},
+        "optimizer muon needs whole matrices, which deepspeed.zeroStage above 0 divides; set zeroStage to 0, or choose adamw",
+    ),
+    Case(
+        "l1 of divided weights",
+        {"training.optimizer": {"l1": 1e-6}, "training.deepspeed": {"zeroStage": 3}},
+        "optimizer.l1 needs whole weights, which deepspeed.zeroStage 3 divides; lower zeroStage, or set l1 to 0",
+    ),
+    Case(
         "heads do not divide",
         {"model": {"hiddenSize": 100, "layers": 2, "heads": 8}},
         HEADS,
@@ -150,6 +168,11 @@ BROKEN_RULES = (
         "an encoder beside a decoder alone",
         {"model": {**UNLIKE_LLAMA, "family": "gpt2", "encoderLayers": 2}},
         "encoderLayers belongs to family marian; remove it",
+    ),
+    Case(
+        "an epsilon that the family has no option for",
+        {"model": {**UNLIKE_LLAMA, "family": "marian", "normEps": 1e-6}, "training.objective": "span-corruption"},
+        "normEps of family marian is 1e-5; remove normEps, or change family",
     ),
     Case("masks for a decoder", {"training.objective": "masked-lm"}, OBJECTIVE),
     Case("next tokens for an encoder", {"model": {**UNLIKE_LLAMA, "family": "bert"}}, OBJECTIVE),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from annotated_types import MaxLen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pretrain_operator.api import PretrainJob, parse_job
@@ -15,11 +16,12 @@ from pretrain_operator.backends import BACKENDS
 from pretrain_operator.children import child, children, cluster_site
 from pretrain_operator.config_map import FOR_ENGINES, config_map
 from pretrain_operator.render import as_json, as_yaml, render
-from pretrain_operator.stages import Images, Stage, stages
+from pretrain_operator.stages import Images, Stage, after_training, stages, what_and_entry
+from pretrain_operator.status import PretrainJobStatus
 from pretrain_stage.errors import UserError
 
 from tests.operator.golden import FOLDER, IMAGES, golden_jobs, golden_text
-from tests.operator.jobs import MUTABLE, job
+from tests.operator.jobs import MUTABLE, job, prediction, task
 from tests.operator.restricted import breaches
 
 UID = "0b8c7a5e-6f1d-4b7e-9a53-2f6f6d9c1e11"
@@ -116,6 +118,85 @@ def test_quantities_reach_pods_as_the_user_wrote_them() -> None:
     }
     assert _container(_child(parsed, "evaluate"))["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert "nvidia.com/gpu" not in _container(_child(parsed, "export"))["resources"]["limits"]
+
+
+# What comes after the model
+
+
+def test_a_task_is_looked_at_before_training_and_learnt_after_it() -> None:
+    parsed = _parsed(job({"corpus.deduplicate": {"method": "none"}, "finetune": [task(), task({"name": "names"})]}))
+    names = [stage.name for stage in stages(parsed, cluster_site(parsed, IMAGES))]
+    assert names == [
+        "preflight", "examples-mood", "examples-names", "clean", "tokenizer", "tokenize", "vocabulary", "train", "evaluate",
+        "export", "finetune-mood", "evaluate-mood", "export-mood", "finetune-names", "evaluate-names", "export-names", "report",
+    ]  # fmt: skip
+    before = [name for name in names if not after_training(name)]
+    assert names[: len(before)] == [*before[:-1], "train"], "the order in which they stand"
+    commands = {name: " ".join(_container(_child(parsed, name))["command"][2:]) for name in names}
+    where = "--job /etc/pretrain/job.json"
+    assert commands["examples-mood"].startswith(
+        f"pretrain_preprocess examples {where} --index $(JOB_COMPLETION_INDEX) --name mood"
+    )
+    assert commands["finetune-mood"] == f"pretrain_trainer launch {where} --task mood"
+    assert commands["evaluate"] == f"pretrain_trainer evaluate {where}"
+    assert commands["evaluate-mood"] == f"pretrain_trainer evaluate {where} --task mood"
+    assert commands["export-names"] == f"pretrain_trainer export {where} --task names"
+
+
+def test_names_of_stages_tell_what_they_do_and_for_which_entry() -> None:
+    assert [what_and_entry(name) for name in ("finetune-a-b", "predict-export", "evaluate", "exact-find", "train")] == [
+        ("finetune", "a-b"), ("predict", "export"), ("evaluate", None), ("exact-find", None), ("train", None),
+    ]  # fmt: skip
+
+
+def test_fine_tuning_is_one_pod_that_starts_its_processes_and_gets_time_to_save() -> None:
+    parsed = _parsed(job({"finetune": [task({"gpus": 4})], "training.resources": {"cpu": "3", "memory": "16Gi"}}))
+    made = _child(parsed, "finetune-mood")
+    assert (made["kind"], made["spec"]["completions"], made["spec"]["backoffLimitPerIndex"]) == ("Job", 1, 3)
+    variables = _variables(made)
+    assert (variables["PET_NNODES"], variables["PET_NPROC_PER_NODE"], variables["PET_NODE_RANK"]) == ("1", "4", "0")
+    assert (variables["PRETRAIN_METRICS_PORT"], variables["PRETRAIN_METRICS_ADDRESS"]) == ("9400", "0.0.0.0")
+    assert "PET_MASTER_ADDR" not in variables, "there is no other node to find it"
+    pod = _template(made)[0]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 300
+    assert int(variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) == 295
+    assert {"name": "shm", "mountPath": "/dev/shm"} in _container(made)["volumeMounts"]
+    assert "ports" not in _container(made), "alerts and dashboards are about training from text"
+    assert _container(made)["resources"] == {
+        "requests": {"cpu": "3", "memory": "16Gi", "nvidia.com/gpu": 4},
+        "limits": {"memory": "16Gi", "nvidia.com/gpu": 4},
+    }
+    assert not breaches(pod)
+    assert _template(_child(parsed, "export-mood"))[0]["spec"]["terminationGracePeriodSeconds"] == 30
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "task_on", "asked", "gpus"), [(8, 0, None, 1), (8, 0, "mood", 0), (0, 2, "mood", 1), (0, 2, None, 0)]
+)
+def test_a_prediction_has_a_gpu_if_the_model_was_trained_on_some(
+    trained_on: int, task_on: int, asked: str | None, gpus: int
+) -> None:
+    entry = prediction({"tasks": 5, "parallelism": 2} | ({"task": asked} if asked else {}))
+    parsed = _parsed(job({"training.gpusPerNode": trained_on, "finetune": [task({"gpus": task_on})], "predict": [entry]}))
+    made = _child(parsed, "predict-new")
+    assert (made["spec"]["completions"], made["spec"]["parallelism"]) == (5, 2)
+    assert _container(made)["resources"]["limits"].get("nvidia.com/gpu", 0) == gpus
+    assert _container(made)["command"][3:] == [
+        "predict", "--job", "/etc/pretrain/job.json", "--name", "new", "--index", "$(JOB_COMPLETION_INDEX)",
+    ]  # fmt: skip
+
+
+def test_as_many_stages_as_a_job_can_have_fit_in_its_status() -> None:
+    many = {
+        "finetune": [task({"name": f"{n:020}"}) for n in range(20)],
+        "predict": [prediction({"name": f"{n:020}"}) for n in range(20)],
+    }
+    parsed = _parsed(job(many))
+    names = [stage.name for stage in stages(parsed, cluster_site(parsed, IMAGES))]
+    bound = next(one.max_length for one in PretrainJobStatus.model_fields["stages"].metadata if isinstance(one, MaxLen))
+    assert len(names) == len(set(names)) == 113 <= bound
+    objects = {item["metadata"]["name"] for item in children(parsed, IMAGES)}
+    assert len(objects) == 114
 
 
 # Training
@@ -241,6 +322,7 @@ NASTY = st.sampled_from(
 )
 TEXT = st.builds(lambda parts: MARK + "".join(parts), st.lists(NASTY | st.text(max_size=5), max_size=3))
 NAME = st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+SHORT = st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?\Z")
 QUANTITY = st.from_regex(r"\A[1-9][0-9]{0,3}(\.[0-9])?(m|Ki|Mi|Gi|)\Z")
 LABEL = st.from_regex(r"\A[A-Za-z0-9]([-A-Za-z0-9_.]{0,20}[A-Za-z0-9])?\Z")
 
@@ -279,6 +361,19 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
             "gpusPerNode": gpus,
         },
         "evaluation": {"prompts": draw(st.lists(TEXT, max_size=3))},
+        "finetune": [
+            task(
+                {
+                    "name": name,
+                    "examples": {"uri": f"s3://raw/{draw(TEXT)}", "labels": [draw(TEXT)]},
+                    "gpus": draw(st.integers(0, 2)),
+                }
+            )
+            for name in draw(st.lists(SHORT, max_size=2, unique=True))
+        ],
+        "predict": [
+            prediction({"name": name, "stop": [draw(TEXT)]}) for name in draw(st.lists(SHORT, max_size=2, unique=True))
+        ],
         "scheduling": {
             "nodeSelector": draw(st.dictionaries(LABEL, LABEL, max_size=3)),
             "tolerations": [{"key": key, "operator": "Exists"} for key in draw(st.lists(LABEL, max_size=3))],

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 from pretrain_operator import reasons
+from pretrain_operator.children import cluster_site
+from pretrain_operator.cost import gpus_of
 from pretrain_operator.observed import Apply, Fault, Progress
+from pretrain_operator.stages import stages
 from pretrain_operator.status import PretrainJobStatus
 
 from tests.operator.cluster_state import State
+from tests.operator.golden import IMAGES, golden_jobs
+from tests.operator.jobs import prediction, task
 
 GPUS = {"training.gpusPerNode": 8, "training.globalBatchTokens": 8192, "training.tokens": 2_000_000}
 
@@ -58,6 +63,28 @@ def test_pods_without_a_node_cost_nothing_and_neither_does_a_job_on_cpu() -> Non
     on_cpu.later(10**6)
     assert cost(on_cpu) == {}
     assert on_cpu.condition("Suspended")["status"] == "False"
+
+
+def test_fine_tuning_and_predicting_cost_what_they_hold_also_beside_training_on_cpu() -> None:
+    course = {"finetune": [task({"gpus": 4})], "predict": [prediction({"task": "mood", "tasks": 3, "parallelism": 3})]}
+    state = State(course | {"cost": {"pricePerGPUHour": 1}}).until("finetune-mood")
+    state.start("finetune-mood", 0)
+    state.later(3600)
+    assert cost(state) | {"since": ""} == {"since": "", "gpuSeconds": 4 * 3600, "spent": 4}
+    state.finish("finetune-mood")
+    state.until("predict-new").start("predict-new", 0, 1, 2)
+    state.later(3600)
+    assert cost(state)["spent"] == 7
+
+
+@pytest.mark.parametrize("name", golden_jobs())
+def test_pods_cost_the_gpus_that_they_ask_for(name: str) -> None:
+    parsed = golden_jobs()[name]
+    asked = {
+        one.name: one.role.resource.gpu for one in stages(parsed, cluster_site(parsed, IMAGES)) if one.role.resource.gpu
+    }
+    counted = gpus_of(parsed.spec.model_dump(by_alias=True, exclude_none=True))
+    assert {stage: gpus for stage, gpus in counted.items() if gpus} == asked
 
 
 def test_a_budget_that_is_spent_halts_the_job_as_suspending_does_until_it_is_raised() -> None:

@@ -146,6 +146,8 @@ ONE, TWO = Pod(created=10, scheduled=15, started=30), Pod(index=1, created=10, s
             (CLEAN, replace(CLEAN, index=1, scheduled=60, started=70, ended=95)), 1, 100,
             {"queued": 25, "starting": 30, "preprocessing": 45}, "queued",
         ),
+        ((replace(CLEAN, stage="finetune-mood"),), 1, 80, {"queued": 20, "starting": 30, "productive": 30}, "productive"),
+        ((replace(CLEAN, stage="examples-mood"),), 1, 80, {"queued": 20, "starting": 30, "preprocessing": 30}, "preprocessing"),
         ((replace(CLEAN, stage="evaluate"),), 1, 80, {"queued": 20, "starting": 30, "productive": 30}, "productive"),
         ((replace(CLEAN, lost=60, ended=None),), 1, 80, {"queued": 40, "starting": 30, "preprocessing": 10}, "queued"),
         ((ONE, TWO), 2, 17, {"queued": 17}, "queued"),

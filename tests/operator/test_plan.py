@@ -11,6 +11,7 @@ from pretrain_stage.errors import PEER_LEFT
 from pretrain_stage.process import TRACEBACK_BELOW
 
 from tests.operator.cluster_state import NOW, State, stamp
+from tests.operator.jobs import prediction, task
 
 TRAINING_STAGES = ["train", "evaluate", "export", "report"]
 
@@ -613,6 +614,92 @@ def test_an_edit_restarts_what_it_concerns_and_nothing_else(stage: str, path: st
         assert stage in state.workloads
     if action == ["Delete PyTorchJob"]:
         assert state.job["status"]["restarts"][-1]["reason"] == "Edited"
+
+
+COURSE = {
+    "finetune": [task(), task({"name": "names"})],
+    "predict": [prediction({"task": "names"}), prediction({"name": "plain"})],
+}
+
+
+def _of(name: str) -> set[str]:
+    return {f"{what}-{name}" for what in ("examples", "finetune", "evaluate", "export")}
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "again"),
+    [
+        ("evaluate-names", {"finetune": [task({"epochs": 5}), task({"name": "names"})]}, _of("mood")),
+        ("predict-new", {"predict": [prediction({"task": "names", "stop": ["."]}), prediction({"name": "plain"})]}, {"predict-new"}),
+        ("predict-plain", {"finetune": [task(), task({"name": "names", "epochs": 5})]}, {*_of("names"), "predict-new"}),
+        ("predict-plain", {"finetune": [task({"name": "names"}), task()]}, set()),
+        ("predict-plain", {"evaluation": {"maxNewTokens": 8}}, {"evaluate", "export"}),
+    ],
+)  # fmt: skip
+def test_an_edited_entry_concerns_its_own_stages_alone(stage: str, change: dict[str, Any], again: set[str]) -> None:
+    state = State(COURSE).until(stage)
+    state.edit(**change)
+    deleted = set()
+    for _ in range(3):
+        state.settle()
+        for name in [name for name, made in state.workloads.items() if "deletionTimestamp" in made["metadata"]]:
+            deleted.add(name)
+            state.gone(name)
+    assert deleted == again
+    state.until("report")
+    assert state.condition("Failed")["status"] == "False"
+
+
+def test_a_task_that_is_added_while_the_model_is_trained_does_not_end_training() -> None:
+    state = training({"finetune": [task()]})
+    state.edit(finetune=[task(), task({"name": "names"})])
+    state.settle()
+    assert state.job["status"]["stage"] == "examples-names"
+    assert "deletionTimestamp" not in state.workloads["train"]["metadata"]
+    state.finish("examples-names")
+    state.settle()
+    assert (state.job["status"]["stage"], state.job["status"]["training"]["attempt"]) == ("train", 1)
+    assert state.reason() == reasons.STAGE_RUNNING
+
+
+def test_what_an_older_operator_has_brought_far_gets_a_new_stage_and_loses_none() -> None:
+    """Its jobs train, and knew no stage `vocabulary`."""
+    state = training()
+    del state.workloads["vocabulary"]
+    state.job["status"]["stages"] = [one for one in state.job["status"]["stages"] if one["name"] != "vocabulary"]
+    state.settle()
+    assert (state.job["status"]["stage"], list(state.of("train"))) == (
+        "vocabulary",
+        [state.pod("train", 0), state.pod("train", 1)],
+    )
+    assert "deletionTimestamp" not in state.workloads["train"]["metadata"]
+
+
+def test_the_stages_of_an_entry_that_is_taken_out_are_ended() -> None:
+    state = State(COURSE).until("finetune-names")
+    state.start("finetune-names", 0)
+    state.edit(finetune=[task()], predict=[])
+    state.settle()
+    assert "deletionTimestamp" in state.workloads["finetune-names"]["metadata"]
+    assert state.job["status"]["stage"] == "report"
+    assert "finetune-names" not in [one["name"] for one in state.job["status"]["stages"]]
+
+
+def test_fine_tuning_says_how_far_it_is_and_is_not_taken_for_training() -> None:
+    state = State(COURSE).until("finetune-mood")
+    assert state.job["status"]["phase"] == "Finishing"
+    state.start("finetune-mood", 0)
+    pod = state.pod("finetune-mood", 0)
+    assert state.settle().read_progress == pod
+    before = state.job["status"].get("training")
+    state.progress = Progress(pod=pod["metadata"]["uid"], at=NOW, step=30, steps=40, tokens=9, loss=0.5)
+    state.settle()
+    assert state.job["status"]["progress"] == "75%"
+    assert state.job["status"].get("training") == before
+    state.finish("finetune-mood")
+    state.settle()
+    assert (state.job["status"]["stage"], state.job["status"]["progress"]) == ("evaluate-mood", "0/1")
+    assert state.settle().read_progress is None
 
 
 def test_more_tokens_after_training_train_on() -> None:

@@ -17,6 +17,7 @@ from pretrain_stage.errors import PEER_LEFT
 from pretrain_stage.ledger import STATES
 
 from tests.operator.cluster_state import NOW, State, stamp
+from tests.operator.jobs import prediction, task
 
 SEEDS = range(24)
 THROWS = 60
@@ -29,6 +30,8 @@ EDITS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("corpus__resources", ({"cpu": "1", "memory": "2Gi"}, {"cpu": "2", "memory": "4Gi"})),
     ("evaluation__maxNewTokens", (8, 16)),
     ("scheduling__nodeSelector", ({}, {"disk": "fast"})),
+    ("finetune", ([], [task()], [task({"epochs": 5}), task({"name": "names"})])),
+    ("predict", ([], [prediction()], [prediction({"tasks": 2}), prediction({"name": "other"})])),
 )
 
 

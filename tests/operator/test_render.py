@@ -27,7 +27,7 @@ def test_the_table_shows_what_runs() -> None:
     table = {row.split()[0]: row.split() for row in rows}
     assert list(table) == [
         "preflight", "clean", "minhash-signatures", "minhash-buckets", "minhash-cluster", "minhash-filter", "tokenizer",
-        "tokenize", "train", "evaluate", "export", "report",
+        "tokenize", "vocabulary", "train", "evaluate", "export", "report",
     ]  # fmt: skip
     assert table["clean"][1:6] == ["4", "1", "1", "4Gi", "-"]
     assert table["train"][1:6] == ["2", "2", "1", "8Gi", "8"]

@@ -16,17 +16,13 @@ from torchx import specs
 from pretrain_operator.api import PretrainJob
 from pretrain_operator.metadata import suspension, workload_metadata
 from pretrain_operator.names import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, WORKER_SUFFIX, child_name, labels
-from pretrain_operator.pod import pod_template
-from pretrain_operator.stages import Stage
+from pretrain_operator.pod import LAUNCHER_GRACE_SECONDS, of_launchers, pod_template
+from pretrain_operator.stages import TRAINING, Stage
 
 KIND: Literal["PyTorchJob"] = "PyTorchJob"
 CONTAINER = "pytorch"
 """The training operator looks for a container of this name."""
 INDEX_LABEL = "training.kubeflow.org/replica-index"
-GRACE_SECONDS = 300
-"""How long a group may take to save after SIGTERM."""
-SHUTDOWN_MARGIN_SECONDS = 5
-"""What torchrun leaves of that to the launcher; its own default would kill ranks after 30 s."""
 ADDED_BY_THE_TRAINING_OPERATOR = ("PET_NNODES", "PET_NPROC_PER_NODE")
 
 
@@ -55,7 +51,7 @@ def training_group(job: PretrainJob, stage: Stage, attempt: int) -> dict[str, An
                         container=CONTAINER,
                         replica="$(PET_NODE_RANK)",
                         environment=_environment(stage, attempt),
-                        grace_seconds=GRACE_SECONDS,
+                        grace_seconds=LAUNCHER_GRACE_SECONDS,
                         attempt=attempt,
                         affinity=_same_topology(job, stage, attempt),
                         ports=[{"name": "metrics", "containerPort": int(stage.role.env["PRETRAIN_METRICS_PORT"])}],
@@ -90,7 +86,7 @@ def _says(group: Mapping[str, Any], condition: str) -> str | None:
 
 
 def _name(job: PretrainJob) -> str:
-    return child_name(job.metadata.name, "train", WORKER_SUFFIX)
+    return child_name(job.metadata.name, TRAINING, WORKER_SUFFIX)
 
 
 def _environment(stage: Stage, attempt: int) -> list[dict[str, Any]]:
@@ -105,8 +101,7 @@ def _environment(stage: Stage, attempt: int) -> list[dict[str, Any]]:
             made.append({"name": name, "value": value})
     return [
         *made,
-        {"name": "PRETRAIN_METRICS_ADDRESS", "value": "0.0.0.0"},  # noqa: S104 - Prometheus scrapes the pod
-        {"name": "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "value": str(GRACE_SECONDS - SHUTDOWN_MARGIN_SECONDS)},
+        *of_launchers(),
         {"name": ATTEMPT_VARIABLE, "value": str(attempt)},
     ]
 

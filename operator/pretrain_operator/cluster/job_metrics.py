@@ -19,7 +19,7 @@ from pretrain_operator import catalogue
 from pretrain_operator.books import OF_THE_TRAINER
 from pretrain_operator.cluster.stores import Key, Stores
 from pretrain_operator.conditions import moment
-from pretrain_operator.cost import spent
+from pretrain_operator.cost import gpus_of, spent
 from pretrain_operator.facts import pod, workload
 from pretrain_operator.ledger import account, scene
 from pretrain_operator.observed import Body, Progress
@@ -83,7 +83,7 @@ class JobMetrics(Collector):
         pods = [pod(body) for body in bodies]
         heard = self._progress(key)
         seen = scene(created, training.get("nodes") or 1, status, list(map(workload, workloads)), pods, heard)
-        gpus, price = training.get("gpusPerNode") or 0, _section(job, "cost").get("pricePerGPUHour")
+        gpus, price = gpus_of(job.get("spec") or {}), _section(job, "cost").get("pricePerGPUHour")
         return Account(
             _with_silence(account(status.goodput, seen, now), heard, now),
             spent(status.cost, created, pods, gpus, price, now),

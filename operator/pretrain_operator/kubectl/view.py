@@ -93,6 +93,8 @@ def changes(before: SeenJob | None, after: SeenJob, now: datetime) -> Iterator[s
             yield f"{stage.name}: {stage.state}{f' after {took}' if stage.ended and took else ''}"
         elif stage.state == "Running" and stage.name != "train" and earlier and earlier.succeeded != stage.succeeded:
             yield f"{stage.name}: {_tasks(stage)}"
+        elif _fine_tuned(after, stage) is not None and before is not None and before.progress != after.progress:
+            yield f"{stage.name}: {after.progress}"
     if after.training is not None and (before is None or before.training != after.training):
         running = after.stage_named("train")
         if running is not None and running.state == "Running" and after.training.step:
@@ -166,9 +168,19 @@ def _detail(job: SeenJob, stage: SeenStage) -> Text:
     training = job.training if stage.name == "train" else None
     if training is not None:
         line.append_text(_bar(training.step / training.steps if training.steps else 0.0))
+    elif (share := _fine_tuned(job, stage)) is not None:
+        line.append_text(_bar(share))
     elif stage.tasks > 1:
         line.append_text(_bar(stage.succeeded / stage.tasks))
     return line.append(f"{stage.active} active").append(f", {stage.failed} failed" if stage.failed else "")
+
+
+def _fine_tuned(job: SeenJob, stage: SeenStage) -> float | None:
+    """Share of its steps that a stage which fine-tunes has done; None of another one, and while it is not known."""
+    percent = job.progress.removesuffix("%")
+    if stage.name != job.stage or stage.name == "train" or stage.state != "Running" or percent == job.progress:
+        return None
+    return int(percent) / 100 if percent.isdecimal() else None
 
 
 def _training(job: SeenJob, losses: Sequence[float]) -> list[RenderableType]:

@@ -37,8 +37,6 @@ class Machine:
 
     cores: int
     environment: Mapping[str, str]
-    processes_per_node: int = 1
-    """Processes that a training launcher starts."""
     compiled: bool = False
     """Whether training compiles the model."""
 
@@ -131,8 +129,7 @@ class Run:
 
     def _start(self, stage: Stage) -> Running:
         app = fold(stage, max(1, min(stage.parallelism, self.machine.cores)))
-        per_replica = self.machine.processes_per_node if stage.kind == "training" else 1
-        processes = app.roles[0].num_replicas * per_replica
+        processes = app.roles[0].num_replicas * max(1, stage.processes)
         app = settle(
             app,
             cores=self.machine.cores,
@@ -178,7 +175,7 @@ class Run:
         now = time.monotonic()
         if running.deadline is None and (stop.asked or running.scheduler.failed()):
             running.culprits = running.scheduler.failed()
-            saves = running.stage.kind == "training" and not running.culprits
+            saves = running.stage.processes > 0 and not running.culprits
             running.deadline = now + (TRAINING_GRACE_SECONDS if saves else GRACE_SECONDS)
             running.runner.cancel(running.handle)
             what = "saves a checkpoint; press Ctrl-C again to end at once" if saves else "lets its processes end"

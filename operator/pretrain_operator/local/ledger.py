@@ -20,7 +20,7 @@ from pretrain_stage.ledger import State
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pretrain_operator.books import Books, account_of, in_seconds
-from pretrain_operator.stages import AFTER_TRAINING, FURTHEST_STEP_VARIABLE, LEDGER_VARIABLE, TRAINING
+from pretrain_operator.stages import FURTHEST_STEP_VARIABLE, LEDGER_VARIABLE, REPORT, TRAINING, after_training
 
 PATH = "reports/goodput.json"
 KEEP_SECONDS = 5.0
@@ -78,7 +78,7 @@ class RunLedger:
 
     def started(self, stage: str) -> None:
         """The processes of a stage are started."""
-        state: State = "initializing" if stage == TRAINING else "productive" if stage in AFTER_TRAINING else "preprocessing"
+        state: State = "initializing" if stage == TRAINING else "productive" if after_training(stage) else "preprocessing"
         self._books = replace(self._until_now(), state=state)
         self._program = f"{stage}-{self._now()}"
 
@@ -122,7 +122,7 @@ class RunLedger:
         """What a stage's program wants to know of it."""
         if stage == TRAINING and self._furthest:
             return {FURTHEST_STEP_VARIABLE: str(self._furthest)}
-        return {LEDGER_VARIABLE: json.dumps(self.seconds())} if stage == "report" else {}
+        return {LEDGER_VARIABLE: json.dumps(self.seconds())} if stage == REPORT else {}
 
     def _until_now(self) -> Books:
         now, books = self._now(), self._books

@@ -14,7 +14,7 @@ from torchx import specs
 from pretrain_operator.stages import Site, Stage
 
 TRAINING_GRACE_SECONDS = 300.0
-"""How long training may take to save a checkpoint once it is asked to stop."""
+"""How long training, or fine-tuning, may take to save a checkpoint once it is asked to stop."""
 
 GRACE_SECONDS = 10.0
 """The same for a stage that has nothing to save: its finished tasks are kept, a torn one is done again."""

@@ -122,8 +122,7 @@ def make_log_dir(job: PretrainJob, wanted: Path | None) -> Path:
 
 def machine(job: PretrainJob) -> Machine:
     """This machine, as the job uses it."""
-    training = job.spec.training
-    return Machine(cores_here(), os.environ, training.processes, training.compile)
+    return Machine(cores_here(), os.environ, job.spec.training.compile)
 
 
 def view(console: Console, plain: bool) -> View:

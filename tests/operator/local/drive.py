@@ -36,9 +36,9 @@ def _stage(name: str, wanted: dict[str, Any], job_file: Path) -> Stage:
         args=[PROGRAM, name, "--job", str(job_file), "--index", specs.macros.replica_id],
         num_replicas=wanted.get("nodes", 1) if training else wanted.get("tasks", 1),
     )
-    return Stage(
-        name, "training" if training else "indexed", specs.AppDef(name=name, roles=[role]), wanted.get("parallelism", 1)
-    )
+    kind = wanted.get("kind", "training" if training else "indexed")
+    app = specs.AppDef(name=name, roles=[role])
+    return Stage(name, kind, app, wanted.get("parallelism", 1), processes=wanted.get("processes", 1) if training else 0)
 
 
 def main() -> int:

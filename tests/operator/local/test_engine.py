@@ -230,6 +230,24 @@ def test_training_saves_when_asked_to_stop_and_continues_where_it_was(job: Job, 
     assert job.lines("steps.txt") == [str(step) for step in range(100)], "no step twice, none left out"
 
 
+def test_fine_tuning_saves_too_and_its_processes_share_the_cores(job: Job) -> None:
+    wanted = {"steps": 100, "seconds": 0.02, "saving": 0.5, "kind": "indexed", "processes": 2}
+    job.wanting({"export": {}, "finetune-mood": wanted})
+    with job.started() as process:
+        wait_for(lambda: len(job.lines("steps.txt")) > 10)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    assert "finetune-mood: stopping: saves a checkpoint" in out
+    assert int((job.storage / "checkpoint").read_text()) == len(job.lines("steps.txt")) < 100
+    assert job.environment("finetune-mood")["OMP_NUM_THREADS"] == "2"
+    assert job.environment("export")["OMP_NUM_THREADS"] == "4"
+    continued = job.run()
+    assert continued.returncode == 0
+    assert "finetune-mood: done" in continued.stdout
+    assert ", loss 0.050, 10,000 tokens/s" in continued.stdout
+    assert len(job.lines("steps.txt")) == 100
+
+
 def test_the_ledger_of_a_run_that_was_killed_goes_on_and_its_programs_know(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

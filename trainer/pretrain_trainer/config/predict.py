@@ -23,7 +23,13 @@ class Predict(Section):
         "endpoint, region and credentials of spec.storage. Fields are named as in the task's examples, or prompt."
     )
     tasks: int = Field(default=1, ge=1, le=100_000, description="Shards that the files are split into.")
-    parallelism: int = Field(default=1, ge=1, le=10_000, description="Tasks that run at the same time.")
+    parallelism: int = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="Tasks that run at the same time, each with the CPU and memory of training.resources, and with a GPU if the "
+        "model was trained on some.",
+    )
     batch_tokens: int = Field(
         default=8192, ge=1, le=10_000_000, description="Tokens that are computed at once, padding included."
     )

@@ -25,7 +25,7 @@ from pretrain_operator.monitoring.query import increase, most, rate, series
 UID = "pretrain-preprocessing"
 READ, KEPT, DROPPED = 'outcome="read"', 'outcome="kept"', 'outcome="dropped"'
 FAILED = 'state="failed"'
-BEFORE_TRAINING = 'stage!~"train|evaluate|export|report"'
+BEFORE_TRAINING = 'stage!~"train|report|(evaluate|export|finetune|predict).*"'
 
 
 def preprocessing() -> Dashboard:
