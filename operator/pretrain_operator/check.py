@@ -87,7 +87,8 @@ def arithmetic(job: PretrainJob, around: Surroundings) -> list[Finding]:
         findings.append(_tokens(job, rows))
         findings.append(_disk(job, rows, around))
     if batch is not None and rows is not None:
-        findings.append(_memory(job, estimate(setup_of(job.spec.training, job.spec.model.dimensions(), rows)), around))
+        shape = job.spec.model.dimensions(job.spec.training)
+        findings.append(_memory(job, estimate(setup_of(job.spec.training, shape, rows)), around))
     findings += _processes(job, around)
     if batch is not None and rows is not None:
         findings += _cost(job, batch, rows)
@@ -102,7 +103,7 @@ def faults(findings: list[Finding]) -> list[str]:
 def _vocabulary(job: PretrainJob, around: Surroundings) -> tuple[int | None, Finding]:
     """Rows of the embedding, if they can be known, and what there is to say."""
     model, tokenizer = job.spec.model, job.spec.tokenizer
-    shape = model.dimensions()
+    shape = model.dimensions(job.spec.training)
     entries = tokenizer.train.vocab_size if tokenizer.train else around.tokenizer_entries
     if entries is None and model.vocab_size is None:
         return None, Finding("model", None, f"parameters follow from the vocabulary of {tokenizer.uri}, not known yet")
@@ -114,9 +115,10 @@ def _vocabulary(job: PretrainJob, around: Surroundings) -> tuple[int | None, Fin
             rows = embedding_rows(model, entries)
         except ValueError as error:
             return None, Finding("model", False, f"spec.{error}")
+    layers = f"{shape.encoder_layers} + {shape.layers}" if shape.encoder_layers else f"{shape.layers}"
+    grouped = f" ({shape.kv_heads} for keys and values), SwiGLU" if shape.family == "llama" else ", feed-forward"
     described = (
-        f"{shape.layers} layers x {shape.hidden_size} wide, {shape.heads} heads ({shape.kv_heads} for keys and values), "
-        f"SwiGLU {shape.intermediate_size}, embedding {rows:,} x {shape.hidden_size}"
+        f"{shape.family}: {layers} layers x {shape.hidden_size} wide, {shape.heads} heads{grouped} {shape.intermediate_size}, embedding {rows:,} x {shape.hidden_size}"
         f"{', tied' if shape.tie_embeddings else ' twice'}"
     )
     return rows, Finding("model", True, f"{shape.parameters(rows):,} parameters", (described,))
@@ -163,7 +165,7 @@ def _checkpoints(job: PretrainJob, batch: Batch) -> Finding:
 
 
 def _tokens(job: PretrainJob, rows: int) -> Finding:
-    parameters = job.spec.model.dimensions().parameters(rows)
+    parameters = job.spec.model.dimensions(job.spec.training).parameters(rows)
     ratio = job.spec.training.tokens / parameters
     return Finding(
         "tokens",
@@ -180,6 +182,9 @@ def _memory(job: PretrainJob, memory: Memory, around: Surroundings) -> Finding:
     """Bytes of one process against its GPU, or on CPU against its share of this machine's memory, or of its pod's."""
     details = tuple(memory.table().splitlines())
     training = job.spec.training
+    if job.spec.model.family != "llama":
+        states = f"{memory.of('always') / GIB:.1f} GiB a process for weights and optimizer"
+        return Finding("memory", None, f"{states}; activations are estimated for family llama only", details)
     needed = f"{memory.total / GIB:.1f} GiB a process"
     instead = ""
     if not training.gpus_per_node and around.memory is None:
@@ -208,7 +213,7 @@ def _memory(job: PretrainJob, memory: Memory, around: Surroundings) -> Finding:
 
 def _disk(job: PretrainJob, rows: int, around: Surroundings) -> Finding:
     """Space for the checkpoints that are kept, the one that is being written, and the export."""
-    training, parameters = job.spec.training, job.spec.model.dimensions().parameters(rows)
+    training, parameters = job.spec.training, job.spec.model.dimensions(job.spec.training).parameters(rows)
     states = model_states(parameters, training.deepspeed.zero_stage, training.precision, world_size=1)
     one = sum(term.bytes for term in states if term.phase == "always" and term.name != "gradients")
     kept = training.checkpoints.keep_last + 1
@@ -239,7 +244,8 @@ def _cost(job: PretrainJob, batch: Batch, rows: int) -> Iterator[Finding]:
         if price is not None:
             yield Finding("cost", True, "0: spec.training.gpusPerNode is 0, and CPU time is not counted")
         return
-    each, tokens = job.spec.model.dimensions().flops_per_token(rows, batch.sequence_length), batch.steps * batch.tokens
+    shape, tokens = job.spec.model.dimensions(job.spec.training), batch.steps * batch.tokens
+    each = shape.flops_per_token(rows, batch.sequence_length)
     needed = f"{each:.3g} operations a token (PaLM, appendix B) x {tokens:,} tokens = {each * tokens:.3g}"
     if training.peak_teraflops is None:
         message = (

@@ -303,3 +303,29 @@ def test_sizes(text: str, expected: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(UserError, match=r"--gpu-memory: .* is no size; write it like 80GiB"):
         parse_size(text, "--gpu-memory")
+
+
+FAMILY = {"hiddenSize": 768, "layers": 12, "heads": 12, "tieEmbeddings": True}
+
+
+@pytest.mark.parametrize(
+    ("family", "objective", "vocab", "parameters"),
+    [
+        # As published, but for the vocabulary, rounded up to 64, and half of the positions of GPT-2 small.
+        ("gpt2", "causal-lm", 50_304, 124_439_808 + 47 * 768 - 512 * 768),
+        ("bert", "masked-lm+next-sentence", 30_528, 110_106_428 + 6 * 769),
+    ],
+)
+def test_a_model_of_another_family_is_counted_but_its_activations_are_not(
+    family: str, objective: str, vocab: int, parameters: int
+) -> None:
+    spec = {
+        "model": FAMILY | {"family": family},
+        "tokenizer.train.vocabSize": vocab,
+        "training": {"tokens": 10**7, "sequenceLength": 512, "globalBatchTokens": 512, "objective": objective},
+    }
+    findings = found(spec)
+    assert findings["model"].message == f"{parameters:,} parameters"
+    assert findings["model"].details[0].startswith(f"{family}: 12 layers x 768 wide, 12 heads, feed-forward 3072")
+    assert findings["memory"].ok is None
+    assert findings["memory"].message.endswith("activations are estimated for family llama only")

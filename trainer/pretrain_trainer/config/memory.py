@@ -7,7 +7,8 @@ Model states follow ZeRO (Rajbhandari et al. 2020, section 3.1): with N processe
 16 P at stage 0, 4 P + 12 P/N at 1, 2 P + 14 P/N at 2, 16 P/N at 3. DeepSpeed adds to that a copy of the gradients in fp32
 while it steps, a bucket of fixed size, and at stage 3 the parameters that are gathered at the time. Activations follow the
 method of Korthikanti et al. 2022, section 4 (count what each operation keeps for its backward pass), applied to our
-decoder; attention by SDPA keeps no matrix of sequence x sequence. Fragmentation of the device's memory is not counted.
+decoder; attention by SDPA keeps no matrix of sequence x sequence. Of other families the activations are not counted.
+Fragmentation of the device's memory is not counted.
 """
 
 from __future__ import annotations
@@ -184,7 +185,8 @@ def _terms(setup: Setup) -> Iterator[Term]:
     if setup.zero_stage >= 3:
         live = min(setup.parameters, LIVE_PARAMETERS)
         yield Term("gathered parameters", "backward", setup.width * live, f"{setup.width} bytes x {live:,}")
-    yield from _activations(setup)
+    if setup.shape.family == "llama":
+        yield from _activations(setup)
     if setup.precision == "bf16" and setup.zero_stage < 3:
         yield Term("weights in fp32", "start", 4 * setup.parameters, f"4 bytes x {setup.parameters:,}, then made bf16")
     if setup.gpus:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pretrain_stage.config import SecretRef, Storage, Uri
 from pretrain_stage.finetune import Finetune
 from pretrain_stage.section import Rule, Section
+from pretrain_stage.spans import spans_that_fill
 from pydantic import ConfigDict, Field
 
+from pretrain_trainer.config.mixture import CorpusShares
 from pretrain_trainer.config.predict import Predict
 from pretrain_trainer.config.presets import PRESETS, Dimensions
 
@@ -56,6 +59,11 @@ class Model(Section):
             holds=lambda s: s.family != "llama" or (s.dropout, s.encoder_layers) == (None, None),
         ),
         Rule(
+            message="normEps of family marian is 1e-5; remove normEps, or change family",
+            cel="self.family != 'marian' || !has(self.normEps)",
+            holds=lambda s: s.family != "marian" or s.norm_eps is None,
+        ),
+        Rule(
             message="encoderLayers belongs to family marian; remove it",
             cel="self.family == 'marian' || !has(self.encoderLayers)",
             holds=lambda s: s.family == "marian" or s.encoder_layers is None,
@@ -87,7 +95,10 @@ class Model(Section):
     )
     rope_theta: float | None = Field(default=None, ge=1, le=1e9, description="Base of the rotary positions. Omit for 10000.")
     norm_eps: float | None = Field(
-        default=None, ge=1e-12, le=0.1, description="Epsilon of the norms. Omit for 1e-5; bert: 1e-12."
+        default=None,
+        ge=1e-12,
+        le=0.1,
+        description="Epsilon of the norms. Omit for 1e-5; bert: 1e-12. Of marian it is 1e-5 always.",
     )
     dropout: float | None = Field(
         default=None,
@@ -109,25 +120,41 @@ class Model(Section):
         "tokenizer and exceed it by less than 1024.",
     )
 
-    def dimensions(self) -> Dimensions:
-        """The shape that follows from preset and explicit dimensions."""
+    def dimensions(self, training: Training | None = None) -> Dimensions:
+        """The shape that follows from preset and explicit dimensions.
+
+        training: what the number of positions and the heads follow from; without it, parameters of a model with learned
+        positions cannot be counted.
+        """
         preset = PRESETS.get(self.preset) if self.preset else None
         hidden = self.hidden_size or _of(preset, "hidden_size")
         heads = self.heads or _of(preset, "heads")
-        kv_heads = self.kv_heads or (_of(preset, "kv_heads") if preset and not self.heads else heads)
-        return Dimensions(
+        llama = self.family == "llama"
+        inner = -(-hidden * 8 // 3 // 16) * 16 if llama else 4 * hidden
+        tied = bool(preset and preset.tie_embeddings) if self.tie_embeddings is None else self.tie_embeddings
+        shape = Dimensions(
             hidden_size=hidden,
             intermediate_size=self.intermediate_size
-            or (_of(preset, "intermediate_size") if preset and not self.hidden_size else -(-hidden * 8 // 3 // 16) * 16),
+            or (_of(preset, "intermediate_size") if preset and not self.hidden_size else inner),
             layers=self.layers or _of(preset, "layers"),
             heads=heads,
-            kv_heads=kv_heads,
+            kv_heads=self.kv_heads or (_of(preset, "kv_heads") if preset and not self.heads else heads),
             rope_theta=self.rope_theta or (preset.rope_theta if preset else 10_000.0),
-            norm_eps=self.norm_eps or (preset.norm_eps if preset else 1e-5),
-            tie_embeddings=self.tie_embeddings
-            if self.tie_embeddings is not None
-            else bool(preset and preset.tie_embeddings),
+            norm_eps=self.norm_eps or (preset.norm_eps if preset else 1e-12 if self.family == "bert" else 1e-5),
+            tie_embeddings=tied,
+            family=self.family,
+            encoder_layers=(self.encoder_layers or self.layers or 0) if self.family == "marian" else 0,
+            dropout=0.0 if llama else 0.1 if self.dropout is None else self.dropout,
+            init_std=self.init_std,
         )
+        if llama or training is None:
+            return shape
+        if self.family != "marian":
+            pairs = training.objective == "masked-lm+next-sentence"
+            return replace(shape, positions=training.sequence_length, next_sentence=pairs)
+        length, masking = training.sequence_length, training.masking
+        decoder = spans_that_fill(length, masking.fraction, masking.mean_span).decoder
+        return replace(shape, positions=max(length, decoder), decoder_share=decoder / length)
 
 
 def _of(preset: Dimensions | None, name: str) -> int:
@@ -141,7 +168,7 @@ class Optimizer(Section):
     name: Literal["adamw", "adam", "muon"] = Field(
         default="adamw",
         description="adamw (decoupled weight decay), adam (weight decay as a part of the gradient) or muon (matrices of the layers "
-        "by Muon, the rest by AdamW; with zeroStage 0 to 2).",
+        "by Muon, the rest by AdamW; with zeroStage 0).",
     )
     learning_rate: float = Field(default=3e-4, gt=0, le=10, description="Highest learning rate.")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the first moment.")
@@ -152,7 +179,7 @@ class Optimizer(Section):
         default=0,
         ge=0,
         le=10,
-        description="Weight of the sum of absolute weights of matrices in the loss; with zeroStage 0 to 2.",
+        description="Weight of the sum of absolute weights of matrices in the loss, which is reported without it; with zeroStage 0 to 2.",
     )
     gradient_clipping: float = Field(
         default=1.0, ge=0, le=1_000, description="Largest norm of the gradient; 0 switches it off."
@@ -280,6 +307,16 @@ class Training(Section):
             holds=lambda s: (s.global_batch_tokens // s.sequence_length) % (s.world_size * (s.micro_batch_size or 1)) == 0,
         ),
         Rule(
+            message="optimizer muon needs whole matrices, which deepspeed.zeroStage above 0 divides; set zeroStage to 0, or choose adamw",
+            cel="self.optimizer.name != 'muon' || self.deepspeed.zeroStage == 0",
+            holds=lambda s: s.optimizer.name != "muon" or s.deepspeed.zero_stage == 0,
+        ),
+        Rule(
+            message="optimizer.l1 needs whole weights, which deepspeed.zeroStage 3 divides; lower zeroStage, or set l1 to 0",
+            cel="self.optimizer.l1 == 0.0 || self.deepspeed.zeroStage < 3",
+            holds=lambda s: s.optimizer.l1 == 0 or s.deepspeed.zero_stage < 3,
+        ),
+        Rule(
             message="tokens must be at least globalBatchTokens; one step needs that many",
             cel="self.tokens >= self.globalBatchTokens",
             holds=lambda s: s.tokens >= s.global_batch_tokens,
@@ -387,6 +424,7 @@ class TrainerSpec(Section):
     storage: Storage
     model: Model
     training: Training
+    corpus: CorpusShares = Field(default=CorpusShares())
     evaluation: Evaluation
     export: Export
     finetune: list[Finetune] = Field(default=[])

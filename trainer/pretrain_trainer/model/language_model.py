@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -34,6 +36,30 @@ class TrainedModel(nn.Module, ABC):
     only head as they are.
     """
 
+    whole_checkpoints = True
+    """Whether a checkpoint holds parameters that are not trained, too. Otherwise the model brings these itself."""
+
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it besides weights."""
+        return {}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Takes up what a checkpoint kept of it."""
+        assert not kept, "nothing was kept"
+
+    l1 = 0.0
+    """Weight of the sum of absolute weights of matrices in the loss."""
+
+    def penalty(self) -> Tensor | None:
+        """What the weights themselves add to the loss of a step; None if nothing."""
+        if not self.l1:
+            return None
+        matrices = [parameter for parameter in self.parameters() if parameter.requires_grad and parameter.ndim >= 2]
+        return self.l1 * torch.stack([matrix.float().abs().sum() for matrix in matrices]).sum()
+
+    def adapt(self, engine: Any) -> None:
+        """Called once the engine around it is ready, before its first step."""
+
     @abstractmethod
     def recompute_activations(self) -> None:
         """From now on, computes the activations of each layer again in the backward pass instead of keeping them."""
@@ -41,6 +67,20 @@ class TrainedModel(nn.Module, ABC):
     @abstractmethod
     def compile_layers(self) -> None:
         """Compiles the layers with torch.compile."""
+
+    def tie_weights(self) -> None:
+        """Makes input and output embedding one parameter again, where the shape says so: loading takes them apart."""
+        return
+
+    def seed_dropout(self, seed: int) -> None:
+        """Seeds what is dropped. A model that drops nothing has nothing to seed."""
+        return
+
+    def embeddings(self) -> list[nn.Parameter]:
+        """The matrices of the vocabulary, of positions and the like; what is not of the layers."""
+        return [
+            module.weight for module in self.modules() if isinstance(module, nn.Embedding) and module.weight.requires_grad
+        ]
 
 
 class LanguageModel(TrainedModel):
@@ -61,7 +101,3 @@ class LanguageModel(TrainedModel):
     @abstractmethod
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache for `batch` texts of up to `capacity` tokens."""
-
-    @abstractmethod
-    def tie_weights(self) -> None:
-        """Makes input and output embedding one parameter again, where the shape says so: loading takes them apart."""

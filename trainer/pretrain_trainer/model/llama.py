@@ -14,13 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from pretrain_trainer.config.presets import Dimensions
 from pretrain_trainer.model.language_model import KeyValueCache, LanguageModel
 
-INITIALIZER_RANGE = 0.02
-
 
 class Linear(nn.Linear):
     """A matrix without bias. It draws its own weights, since under ZeRO 3 nobody else sees it whole."""
 
-    def __init__(self, inputs: int, outputs: int, std: float = INITIALIZER_RANGE) -> None:
+    def __init__(self, inputs: int, outputs: int, std: float) -> None:
         self.std = std
         super().__init__(inputs, outputs, bias=False)
 
@@ -31,8 +29,12 @@ class Linear(nn.Linear):
 class Embedding(nn.Embedding):
     """The input embedding; draws its own weights, as Linear does."""
 
+    def __init__(self, count: int, size: int, std: float) -> None:
+        self.std = std
+        super().__init__(count, size)
+
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=INITIALIZER_RANGE)
+        nn.init.normal_(self.weight, std=self.std)
 
 
 class RMSNorm(nn.Module):
@@ -56,10 +58,10 @@ class Attention(nn.Module):
     def __init__(self, shape: Dimensions, layer: int) -> None:
         super().__init__()
         self.layer, self.heads, self.kv_heads, self.head_dim = layer, shape.heads, shape.kv_heads, shape.head_dim
-        self.q_proj = Linear(shape.hidden_size, shape.heads * shape.head_dim)
-        self.k_proj = Linear(shape.hidden_size, shape.kv_heads * shape.head_dim)
-        self.v_proj = Linear(shape.hidden_size, shape.kv_heads * shape.head_dim)
-        self.o_proj = Linear(shape.heads * shape.head_dim, shape.hidden_size, std=_residual_std(shape))
+        self.q_proj = Linear(shape.hidden_size, shape.heads * shape.head_dim, shape.init_std)
+        self.k_proj = Linear(shape.hidden_size, shape.kv_heads * shape.head_dim, shape.init_std)
+        self.v_proj = Linear(shape.hidden_size, shape.kv_heads * shape.head_dim, shape.init_std)
+        self.o_proj = Linear(shape.heads * shape.head_dim, shape.hidden_size, _residual_std(shape))
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None, seen: Tensor | None = None
@@ -92,9 +94,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, shape: Dimensions) -> None:
         super().__init__()
-        self.gate_proj = Linear(shape.hidden_size, shape.intermediate_size)
-        self.up_proj = Linear(shape.hidden_size, shape.intermediate_size)
-        self.down_proj = Linear(shape.intermediate_size, shape.hidden_size, std=_residual_std(shape))
+        self.gate_proj = Linear(shape.hidden_size, shape.intermediate_size, shape.init_std)
+        self.up_proj = Linear(shape.hidden_size, shape.intermediate_size, shape.init_std)
+        self.down_proj = Linear(shape.intermediate_size, shape.hidden_size, _residual_std(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -124,7 +126,7 @@ class Decoder(nn.Module):
 
     def __init__(self, shape: Dimensions, vocab_size: int) -> None:
         super().__init__()
-        self.embed_tokens = Embedding(vocab_size, shape.hidden_size)
+        self.embed_tokens = Embedding(vocab_size, shape.hidden_size, shape.init_std)
         self.layers = nn.ModuleList(Layer(shape, layer) for layer in range(shape.layers))
         self.norm = RMSNorm(shape.hidden_size, shape.norm_eps)
         self.head_dim, self.rope_theta = shape.head_dim, shape.rope_theta
@@ -172,7 +174,7 @@ class Llama(LanguageModel):
         super().__init__()
         self.shape, self.vocab_size = shape, vocab_size
         self.model = Decoder(shape, vocab_size)
-        self.lm_head = Linear(shape.hidden_size, vocab_size)
+        self.lm_head = Linear(shape.hidden_size, vocab_size, shape.init_std)
         self.tie_weights()
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
@@ -199,6 +201,9 @@ class Llama(LanguageModel):
 
     def recompute_activations(self) -> None:
         self.model.recompute = True
+
+    def embeddings(self) -> list[nn.Parameter]:
+        return [self.model.embed_tokens.weight, self.lm_head.weight]
 
     def tie_weights(self) -> None:
         if self.shape.tie_embeddings:
@@ -230,4 +235,4 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _residual_std(shape: Dimensions) -> float:
     """Matrices that write into the residual stream start smaller, so its variance does not grow with depth (GPT-2)."""
-    return float(INITIALIZER_RANGE / (2 * shape.layers) ** 0.5)
+    return float(shape.init_std / (2 * shape.layers) ** 0.5)
