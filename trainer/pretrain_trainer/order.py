@@ -1,4 +1,4 @@
-"""The order in which training sees its samples: a pure function of (seed, global sample index).
+"""The order in which training sees its samples, and the chance in each: pure functions of (seed, sample index).
 
 Each pass over the text is a permutation of its samples, another one each time. Nothing is stored and nothing is drawn
 from a stream, so the position of a run is one integer, and any process can say which sample any index stands for. The
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 ROUNDS = 6
 
 
-def sample_order(seed: int, samples: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The samples that stand at those global indices.
+def sample_order(seed: int, samples: int, indices: NDArray[np.int64], text: str = "") -> NDArray[np.int64]:
+    """The samples that stand at those indices.
 
-    seed: of the run. samples: in one pass over the text, at least 1. indices: global sample indices from 0, any shape.
+    seed: of the run. samples: in one pass over the text, at least 1. indices: of samples of this text from 0, any shape.
+    text: the name of the text, if there are several; each has an order of its own.
     Returns samples (0 <= sample < samples) in the shape of `indices`. Within a pass (indices k * samples up to
     (k + 1) * samples) each sample stands exactly once.
     """
@@ -27,8 +28,17 @@ def sample_order(seed: int, samples: int, indices: NDArray[np.int64]) -> NDArray
     epochs, places = np.divmod(indices, samples)
     for epoch in np.unique(epochs):
         of_epoch = epochs == epoch
-        order[of_epoch] = _permuted(places[of_epoch], samples, _round_keys(seed, int(epoch)))
+        order[of_epoch] = _permuted(places[of_epoch], samples, _round_keys(f"{seed} {epoch} {text}".rstrip()))
     return order
+
+
+def chance_at(use: str, seed: int, index: int) -> np.random.Generator:
+    """The random numbers of one sample: a generator of its own (Philox: Salmon et al. 2011), keyed by all three.
+
+    use: what the numbers are for, so that two uses of one seed have nothing to do with each other.
+    """
+    digest = hashlib.blake2b(f"pretrain {use} {seed}".encode(), digest_size=8).digest()
+    return np.random.Generator(np.random.Philox(key=[int.from_bytes(digest, "little"), index]))
 
 
 def _permuted(places: NDArray[np.int64], samples: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -59,6 +69,6 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def _round_keys(seed: int, epoch: int) -> NDArray[np.uint64]:
-    digest = hashlib.blake2b(f"pretrain sample order {seed} {epoch}".encode(), digest_size=8 * ROUNDS).digest()
+def _round_keys(which: str) -> NDArray[np.uint64]:
+    digest = hashlib.blake2b(f"pretrain sample order {which}".encode(), digest_size=8 * ROUNDS).digest()
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64)

@@ -1,4 +1,4 @@
-"""The tokens of a split, memory-mapped: shards in the order of their names, read as one stream.
+"""The tokens of a source in a split, memory-mapped: shards in the order of their names, read as one stream.
 
 Shards are datatrove's `.ds` files: little-endian uint16 or uint32, documents one after the other, each closed by the
 end-of-text token. Those of a folder are mapped where they lie; those of S3 are copied to the node first, once. Either way
@@ -22,7 +22,7 @@ TRAIN, HELD_OUT = "tokens/train/", "tokens/held-out/"
 
 @dataclass(frozen=True)
 class TokenStream:
-    """The tokens of all shards of a split, one after the other."""
+    """The tokens of some shards, one after the other."""
 
     shards: tuple[NDArray[np.unsignedinteger], ...]
     ends: NDArray[np.int64]
@@ -51,10 +51,19 @@ def open_stream(paths: Sequence[Path], dtype: str) -> TokenStream:
     return TokenStream(shards, np.cumsum([len(shard) for shard in shards], dtype=np.int64))
 
 
-def shard_files(tokenize: Manifest, split: str) -> list[File]:
-    """The token files of a split, in order. split: TRAIN or HELD_OUT."""
+def counted(lengths: Sequence[int]) -> TokenStream:
+    """A stream of shards of those lengths that has no tokens to read."""
+    return TokenStream((), np.cumsum(lengths, dtype=np.int64))
+
+
+def shard_files(tokenize: Manifest, split: str, source: str | None = None, suffix: str = ".ds") -> list[File]:
+    """The token files of a split, in order, of one source or of all. split: TRAIN or HELD_OUT.
+
+    suffix: of other files beside them.
+    """
+    folder = split if source is None else f"{split}{source}/"
     return sorted(
-        (file for file in tokenize.outputs if file.path.startswith(split) and file.path.endswith(".ds")),
+        (file for file in tokenize.outputs if file.path.startswith(folder) and file.path.endswith(suffix)),
         key=lambda file: file.path,
     )
 
