@@ -20,9 +20,6 @@ MASK, SEGMENTS, DECODER_TOKENS = "mask", "segments", "decoder_tokens"
 SAMPLE = "sample"
 """The input with the global sample index, of models with dropout: it is drawn by that."""
 
-SAMPLE = "sample"
-"""The input with the global sample index, by which dropout is drawn, of families that have any."""
-
 Row = NDArray[np.int64]
 
 
