@@ -2,7 +2,7 @@
 
 Only names, configuration and digests: nothing heavy is imported before a stage is known to have work to do.
 
-    clean ─┬─────────────────────────────────────────────────────────────► tokenizer ─► tokenize
+    clean ─┬─────────────────────────────────────────────────────────────► tokenizer ─► tokenize ─► vocabulary
            ├─ exact-signatures ─ exact-find ─ exact-filter ──────────────►
            └─ minhash-signatures ─ minhash-buckets ─ minhash-cluster ─ minhash-filter ─►
 """
@@ -167,6 +167,15 @@ STAGES = MappingProxyType(
                 revision=3,
                 inputs=lambda spec: (corpus_stage(spec), "tokenizer"),
                 config=_tokenize_config,
+            ),
+            Stage(
+                "vocabulary",
+                "vocabulary",
+                "a report of what the tokenizer makes of the text",
+                revision=1,
+                inputs=lambda spec: ("tokenizer", "tokenize"),
+                config=lambda spec: {},
+                tasks=_one,
             ),
         )
     }
