@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 CHOICES = 4
-SHORTEST = 10
-"""Characters of a beginning and of an ending."""
+SHORTEST, LONGEST = 10, 60
+"""Characters of a beginning and of an ending. lm-eval refuses endings of more tokens than a model has positions."""
 SEED = 0
 
 
@@ -59,9 +59,9 @@ def questions(texts: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def divided(text: str) -> tuple[str, str] | None:
-    """The text up to the punctuation that is nearest to its middle, and what follows it; None if one side is too short."""
+    """The text up to the punctuation that is nearest to its middle, and what follows it; None if a side is too short or too long."""
     places = [match.end() for match in re.finditer(r"[，。！？；,.!?;]+\s*", text)]
-    fitting = [place for place in places if place >= SHORTEST and len(text) - place >= SHORTEST]
+    fitting = [place for place in places if all(SHORTEST <= side <= LONGEST for side in (place, len(text) - place))]
     if not fitting:
         return None
     place = min(fitting, key=lambda place: abs(2 * place - len(text)))
