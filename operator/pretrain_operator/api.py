@@ -238,6 +238,38 @@ class PretrainJobSpec(Section):
             cel="self.predict.all(a, !has(a.task) || self.finetune.exists(b, b.name == a.task))",
             holds=lambda s: {one.task for one in s.predict} - {None} <= {task.name for task in s.finetune},
         ),
+        Rule(
+            message="finetune asks of model.family what it cannot learn: bert does no generation, marian nothing else; change "
+            "task, or give a base",
+            cel="self.finetune.all(a, has(a.base) || self.model.family in ['llama', 'gpt2'] || "
+            "(a.task == 'generation') == (self.model.family == 'marian'))",
+            holds=lambda s: all(
+                s.model.family in ("llama", "gpt2") or (a.task == "generation") == (s.model.family == "marian")
+                for a in s.finetune
+                if a.base is None
+            ),
+        ),
+        Rule(
+            message="finetune has longer examples than the model has positions (sequenceLength, and with prefix prefixTokens); lower "
+            "its sequenceLength, raise training.sequenceLength, or give a base",
+            cel="self.finetune.all(a, has(a.base) || "
+            "a.sequenceLength + (a.method == 'prefix' ? a.prefixTokens : 0) <= self.training.sequenceLength)",
+            holds=lambda s: all(
+                a.sequence_length + (a.prefix_tokens if a.method == "prefix" else 0) <= s.training.sequence_length
+                for a in s.finetune
+                if a.base is None
+            ),
+        ),
+        Rule(
+            message="finetune would change layers that adalora cannot, those of family gpt2; choose lora, or give a base",
+            cel="self.model.family != 'gpt2' || self.finetune.all(a, has(a.base) || a.method != 'adalora')",
+            holds=lambda s: s.model.family != "gpt2" or all(a.method != "adalora" for a in s.finetune if a.base is None),
+        ),
+        Rule(
+            message="predict asks a model of family bert that has learned no task, which answers nothing; give its task",
+            cel="self.model.family != 'bert' || self.predict.all(a, has(a.task))",
+            holds=lambda s: s.model.family != "bert" or all(a.task is not None for a in s.predict),
+        ),
         *map(_immutable, (*IMMUTABLE, "managedBy")),
     )
 

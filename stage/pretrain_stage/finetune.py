@@ -109,6 +109,25 @@ class Finetune(Section):
             cel="self.method != 'adalora' || self.lora.initialRank >= self.lora.rank",
             holds=lambda s: s.method != "adalora" or s.lora.initial_rank >= s.lora.rank,
         ),
+        Rule(
+            message="method adalora cannot take ranks away with zeroStage 3, nor with 0 and bf16; set zeroStage to 2",
+            cel="self.method != 'adalora' || (self.zeroStage < 3 && (self.zeroStage > 0 || self.precision == 'fp32'))",
+            holds=lambda s: s.method != "adalora" or (s.zero_stage < 3 and (s.zero_stage > 0 or s.precision == "fp32")),
+        ),
+        Rule(
+            message="metric does not fit task: classification has loss, accuracy, macro-f1 and micro-f1, token-classification "
+            "entity-f1 as well, generation has loss, bleu, rouge-l, exact-match and token-f1; change one of them",
+            cel="!has(self.metric) || self.metric == 'loss' || (self.task == 'generation') == "
+            "(self.metric in ['bleu', 'rouge-l', 'exact-match', 'token-f1']) && "
+            "(self.metric != 'entity-f1' || self.task == 'token-classification')",
+            holds=lambda s: (
+                s.metric in (None, "loss")
+                or (
+                    (s.task == "generation") == (s.metric in ("bleu", "rouge-l", "exact-match", "token-f1"))
+                    and (s.metric != "entity-f1" or s.task == "token-classification")
+                )
+            ),
+        ),
     )
 
     name: ShortName = Field(description="Name of the task; it names stages, folders and figures.")

@@ -266,6 +266,7 @@ def _random_course(chance: random.Random) -> dict[str, Any]:
     options = chance.choice(({}, {}, {}, {"kvHeads": 2}, {"dropout": 0.1}, {"encoderLayers": 2}, {"ropeTheta": 100}))
     tasks = (
         {}, {"processes": 3}, {"gpus": 2}, {"gpus": 2, "processes": 2}, {"gpus": 2, "processes": 4},
+        {"task": "generation", "metric": "bleu"}, {"metric": "bleu"}, {"sequenceLength": 512, "method": "prefix"},
         {"name": "names", "microBatchSize": 8}, {"name": "names", "method": "adalora", "lora": {"rank": 13}},
         {"name": "names", "examples": {"uri": "s3://raw/a", "validationFraction": 0.5, "testFraction": 0.5}},
     )  # fmt: skip

@@ -59,6 +59,18 @@ OBJECTIVE = (
     "training.objective does not fit model.family: causal-lm is for llama and gpt2, masked-lm for bert, span-corruption for "
     "marian; change one of them"
 )
+METRIC = (
+    "metric does not fit task: classification has loss, accuracy, macro-f1 and micro-f1, token-classification entity-f1 as "
+    "well, generation has loss, bleu, rouge-l, exact-match and token-f1; change one of them"
+)
+FITTING = (
+    "finetune asks of model.family what it cannot learn: bert does no generation, marian nothing else; change task, or give a "
+    "base"
+)
+POSITIONS = (
+    "finetune has longer examples than the model has positions (sequenceLength, and with prefix prefixTokens); lower its "
+    "sequenceLength, raise training.sequenceLength, or give a base"
+)
 UNLIKE_LLAMA = {"hiddenSize": 24, "layers": 2, "heads": 8}
 """A shape whose heads are of odd size."""
 
@@ -197,6 +209,16 @@ BROKEN_RULES = (
         "batchSize must be a multiple of microBatchSize and the number of processes; change one of them",
     ),
     Case(
+        "muon on parts of matrices",
+        {"training.optimizer": {"name": "muon"}, "training.deepspeed": {"zeroStage": 1}},
+        "optimizer muon needs whole matrices, which deepspeed.zeroStage above 0 divides; set zeroStage to 0, or choose adamw",
+    ),
+    Case(
+        "L1 of parts of weights",
+        {"training.optimizer": {"l1": 0.1}, "training.deepspeed": {"zeroStage": 3}},
+        "optimizer.l1 needs whole weights, which deepspeed.zeroStage 3 divides; lower zeroStage, or set l1 to 0",
+    ),
+    Case(
         "processes and GPUs of a task",
         {"finetune": [task({"gpus": 2, "processes": 4})]},
         "gpus and processes differ; with gpus omit processes, there is one process a GPU",
@@ -205,6 +227,52 @@ BROKEN_RULES = (
         "adalora that would grow",
         {"finetune": [task({"method": "adalora", "lora": {"rank": 16}})]},
         "method adalora needs lora.initialRank of at least lora.rank; change one of them",
+    ),
+    Case(
+        "adalora where ranks stay",
+        {"finetune": [task({"method": "adalora", "zeroStage": 0})]},
+        "method adalora cannot take ranks away with zeroStage 3, nor with 0 and bf16; set zeroStage to 2",
+    ),
+    Case("a metric of texts for labels", {"finetune": [task({"metric": "bleu"})]}, METRIC),
+    Case("a metric of tags for labels", {"finetune": [task({"metric": "entity-f1"})]}, METRIC),
+    Case("a metric of labels for texts", {"finetune": [task({"task": "generation", "metric": "accuracy"})]}, METRIC),
+    Case(
+        "answers of an encoder",
+        {
+            "model": {**UNLIKE_LLAMA, "family": "bert"},
+            "training.objective": "masked-lm",
+            "finetune": [task({"task": "generation"})],
+        },
+        FITTING,
+    ),
+    Case(
+        "labels of an encoder with a decoder",
+        {
+            "model": {**UNLIKE_LLAMA, "family": "marian"},
+            "training.objective": "span-corruption",
+            "finetune": [task()],
+        },
+        FITTING,
+    ),
+    Case("examples longer than the model", {"finetune": [task({"sequenceLength": 513})]}, POSITIONS),
+    Case(
+        "examples longer than the model with a prefix",
+        {"finetune": [task({"sequenceLength": 512, "method": "prefix"})]},
+        POSITIONS,
+    ),
+    Case(
+        "adalora in layers of another kind",
+        {"model": {**UNLIKE_LLAMA, "family": "gpt2"}, "finetune": [task({"method": "adalora"})]},
+        "finetune would change layers that adalora cannot, those of family gpt2; choose lora, or give a base",
+    ),
+    Case(
+        "a question to an encoder",
+        {
+            "model": {**UNLIKE_LLAMA, "family": "bert"},
+            "training.objective": "masked-lm",
+            "predict": [prediction()],
+        },
+        "predict asks a model of family bert that has learned no task, which answers nothing; give its task",
     ),
     Case(
         "same task twice",

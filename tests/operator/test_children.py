@@ -367,6 +367,7 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
                     "name": name,
                     "examples": {"uri": f"s3://raw/{draw(TEXT)}", "labels": [draw(TEXT)]},
                     "gpus": draw(st.integers(0, 2)),
+                    "sequenceLength": sequence,
                 }
             )
             for name in draw(st.lists(SHORT, max_size=2, unique=True))
