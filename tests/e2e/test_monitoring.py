@@ -20,7 +20,7 @@ from pretrain_operator.monitoring.alerts import rules
 from tests.e2e.installed import RELEASE, Operator, Operators
 from tests.e2e.jobs import tiny_job
 from tests.e2e.kubectl import Kubectl, Namespaces
-from tests.e2e.s3 import ClusterS3, Forward
+from tests.e2e.s3 import BUCKET, ClusterS3, Forward
 from tests.e2e.waiting import eventually, failed, succeeded, until
 
 pytestmark = pytest.mark.e2e
@@ -34,6 +34,8 @@ MONITORING = {
 }
 LONG_TOKENS = 800 * 1024
 """So many that training lasts for several scrapes on a quick machine too: most of a minute."""
+LONG_TEXT_FILES, LONG_TEXT_COPIES = 2, 40
+"""The same for text: so much that a task cleans it for several scrapes. Each copy is numbered, so that none is a duplicate."""
 SEEN_SECONDS = 120.0
 LOADED_SECONDS = 180.0
 FIRED_SECONDS = 300.0
@@ -91,7 +93,8 @@ def test_a_job_is_seen_from_its_text_to_its_model_and_when_it_is_gone_no_more(
     operator = operators(kubectl.namespace, values=MONITORING)
     mine = f'namespace="{kubectl.namespace}"'
     _led(prometheus, operator)
-    kubectl("apply", "-f", "-", stdin=tiny_job(s3, kubectl.namespace, spec={"training.tokens": LONG_TOKENS}))
+    spec = {"training.tokens": LONG_TOKENS, "corpus.sources": [_long_text(s3)]}
+    kubectl("apply", "-f", "-", stdin=tiny_job(s3, kubectl.namespace, spec=spec))
 
     def look(_job: Any) -> None:
         """No target of the job is down, the second training pod is none, and nobody speaks in another's name."""
@@ -134,3 +137,12 @@ def _led(prometheus: Prometheus, operator: Operator) -> None:
     """Waits until Prometheus sees the operator at work."""
     series = f'pretrain_operator_leading{{namespace="{operator.kubectl.namespace}"}} == 1'
     eventually(lambda: prometheus.query(series), bool, SEEN_SECONDS)
+
+
+def _long_text(s3: ClusterS3) -> dict[str, Any]:
+    """A source of English articles, a line each, in a file for each task."""
+    lines = (s3.storage("raw").read("en.txt") or b"").decode().splitlines()
+    for number in range(LONG_TEXT_FILES):
+        copies = [f"{number} {copy} {line}" for copy in range(LONG_TEXT_COPIES) for line in lines]
+        s3.storage("raw-long").write(f"{number}.txt", "\n".join(copies).encode())
+    return {"name": "en", "uri": f"s3://{BUCKET}/raw-long/*.txt", "format": "text", "documents": "line"}

@@ -36,6 +36,10 @@ class Outcome:
     """SHA-256 of the exported weights, as they lie in storage."""
 
 
+ANSWERS_SECONDS = 60.0
+"""From the PyTorchJob's creation until its first process serves metrics, at most."""
+
+
 @dataclass(frozen=True)
 class Undisturbed:
     """The run, seen from outside."""
@@ -51,7 +55,7 @@ class Undisturbed:
     tables: tuple[str, ...]
     """Each different answer of `kubectl get pretrainjobs` while it ran."""
     training_metrics: str
-    """What the first pod of training last answered to GET /metrics, as far as it was caught while it ran."""
+    """What the first pod of training answered to GET /metrics when it first did."""
     seconds: float
 
 
@@ -80,8 +84,8 @@ def undisturbed(s3: ClusterS3, crd: None) -> Iterator[Undisturbed]:
         def note(job: Job) -> None:
             nonlocal metrics
             tables[kubectl("get", "pretrainjobs")] = None
-            if runs("train")(job):
-                metrics = kubectl.run("get", "--raw", _metrics_of_training(kubectl)).stdout or metrics
+            if runs("train")(job) and not metrics:
+                metrics = _metrics_of_training(kubectl)
 
         job = until(kubectl, NAME, succeeded, meanwhile=note)
         seconds = time.monotonic() - started
@@ -90,5 +94,10 @@ def undisturbed(s3: ClusterS3, crd: None) -> Iterator[Undisturbed]:
 
 
 def _metrics_of_training(kubectl: Kubectl) -> str:
-    """The path at which the API server passes a request on to the first pod of training."""
-    return f"/api/v1/namespaces/{kubectl.namespace}/pods/{NAME}-train-worker-0:9400/proxy/metrics"
+    """What the first pod of training answers, through the API server, as soon as it does; it may do so for seconds only."""
+    path = f"/api/v1/namespaces/{kubectl.namespace}/pods/{NAME}-train-worker-0:9400/proxy/metrics"
+    deadline = time.monotonic() + ANSWERS_SECONDS
+    while time.monotonic() < deadline:
+        if answer := kubectl.run("get", "--raw", path).stdout:
+            return answer
+    return ""
