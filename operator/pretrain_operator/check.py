@@ -7,6 +7,7 @@ tell is the first stage's task (preflight), which `pretrain check` runs as well.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain_stage.errors import UserError
+from pretrain_stage.finetune import Finetune
 from pretrain_trainer.config.batch import Batch, batch_of
 from pretrain_trainer.config.memory import GIB, Memory, estimate, model_states, setup_of
 from pretrain_trainer.config.vocabulary import embedding_rows
@@ -92,6 +94,7 @@ def arithmetic(job: PretrainJob, around: Surroundings) -> list[Finding]:
     findings += _processes(job, around)
     if batch is not None and rows is not None:
         findings += _cost(job, batch, rows)
+    findings += [_task(task, rows, job, around) for task in job.spec.finetune]
     return findings
 
 
@@ -319,6 +322,33 @@ def _gpus(job: PretrainJob, around: Surroundings) -> Iterator[Finding]:
         yield Finding("training", True, f"{training.world_size} of {len(around.gpus)} GPUs")
 
 
+def _task(task: Finetune, rows: int | None, job: PretrainJob, around: Surroundings) -> Finding:
+    """What fine-tuning for a task comes to. How many examples there are is known when they have been read."""
+    name, field = f"finetune {task.name}", f"spec.finetune (name {task.name})"
+    if around.gpus is not None and task.gpus > len(around.gpus):
+        message = (
+            f"{field}.gpus: {task.gpus}, this machine has {len(around.gpus)}; lower it, set it to 0 to train on CPU, or check with "
+            "--cluster"
+        )
+        return Finding(name, False, message)
+    most = task.examples.max_train_examples
+    steps = (
+        f"{task.epochs:g} passes over the examples, {task.batch_size} in a step"
+        if most is None
+        else f"{math.ceil(task.epochs * max(1, most / task.batch_size)):,} steps of {task.batch_size} examples"
+    )
+    details = [
+        f"{task.world_size} processes, each {task.batch_size // task.world_size} of the examples of a step; with {task.patience} "
+        "validations in a row that are no better it ends early"
+    ]
+    if task.base is not None:
+        details.append(f"from {task.base.uri}")
+    elif rows is not None:
+        begin = "fresh weights of the same shape" if task.from_scratch else "the model of this job"
+        details.append(f"from {begin}, {job.spec.model.dimensions(job.spec.training).parameters(rows):,} parameters")
+    return Finding(name, True, f"{task.task} by {task.method}: at most {steps}", tuple(details))
+
+
 def here(job: PretrainJob, cores: int, gpu_memory: int | None) -> Surroundings:
     """This machine."""
     uri = job.spec.storage.uri
@@ -326,7 +356,9 @@ def here(job: PretrainJob, cores: int, gpu_memory: int | None) -> Surroundings:
     return Surroundings(
         cores=cores,
         memory=main_memory(),
-        gpus=visible_gpus(os.environ) if job.spec.training.gpus_per_node else (),
+        gpus=visible_gpus(os.environ)
+        if job.spec.training.gpus_per_node or any(task.gpus for task in job.spec.finetune)
+        else (),
         gpus_chosen="CUDA_VISIBLE_DEVICES" in os.environ,
         gpu_memory=gpu_memory,
         tokenizer_entries=tokenizer_entries(job.spec.tokenizer.uri),

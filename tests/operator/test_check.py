@@ -27,7 +27,7 @@ from pretrain_operator.check import (
 from pretrain_stage.errors import UserError
 from tokenizers import Tokenizer, models, trainers
 
-from tests.operator.jobs import ABSENT, job
+from tests.operator.jobs import ABSENT, job, task
 
 GIB = 2**30
 ROOMY = Surroundings(cores=8, memory=64 * GIB, gpus=(), disk_free=1000 * GIB)
@@ -303,6 +303,35 @@ def test_sizes(text: str, expected: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(UserError, match=r"--gpu-memory: .* is no size; write it like 80GiB"):
         parse_size(text, "--gpu-memory")
+
+
+def test_what_fine_tuning_comes_to_is_told_before() -> None:
+    tasks = [
+        task({"method": "lora", "batchSize": 32, "processes": 2, "epochs": 2.5}),
+        task(
+            {
+                "name": "few",
+                "examples": {"uri": "s3://raw/few", "maxTrainExamples": 200},
+                "base": {"uri": "s3://models/bert"},
+            }
+        ),
+    ]
+    findings = found({"finetune": tasks})
+    mood, few = findings["finetune mood"], findings["finetune few"]
+    assert (mood.ok, mood.message) == (True, "classification by lora: at most 2.5 passes over the examples, 32 in a step")
+    assert mood.details[0].startswith("2 processes, each 16 of the examples of a step; with 3 validations in a row")
+    assert mood.details[1].startswith("from the model of this job, ")
+    assert (few.message, few.details[1]) == (
+        "classification by full: at most 19 steps of 32 examples",
+        "from s3://models/bert",
+    )
+
+
+def test_more_gpus_for_a_task_than_the_machine_has_are_a_fault() -> None:
+    spec = {"finetune": [task({"gpus": 4})]}
+    finding = found(spec, Surroundings(gpus=(H100,)))["finetune mood"]
+    assert finding.ok is False
+    assert finding.message.startswith("spec.finetune (name mood).gpus: 4, this machine has 1; lower it, set it to 0")
 
 
 FAMILY = {"hiddenSize": 768, "layers": 12, "heads": 12, "tieEmbeddings": True}
