@@ -18,6 +18,8 @@ EXTRAS = {
     "kubernetes": "cluster",
     "numpy": "trace",
     "pyarrow": "trace",
+    "torch": "local",
+    "transformers": "local",
 }
 """What the commands import that the bare package does not bring, and the extra that has it."""
 
