@@ -20,14 +20,26 @@ import numpy as np
 from pretrain_stage.events import read_event
 from pretrain_stage.manifest import File, Part, close, identity, leave_part, put_output
 from pretrain_stage.storage import Storage, open_folder
+from pretrain_trainer.text import SENTENCE, WORD
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCAB_SIZE = 400
 END_OF_TEXT = "<|endoftext|>"
+SPECIAL = ["<|pad|>", "<|user|>", "<|cls|>", "<|sep|>", "<|mask|>"]
+SENTINELS = 4
 SEQUENCE = 32
 SAMPLES = 8
 """Of a step."""
 STEPS = 48
+
+_LITTLE = {"hiddenSize": 64, "layers": 1, "heads": 2}
+MODELS: dict[str, dict[str, Any]] = {
+    "causal-lm": {"family": "gpt2", **_LITTLE},
+    "masked-lm": {"family": "bert", **_LITTLE},
+    "masked-lm+next-sentence": {"family": "bert", **_LITTLE},
+    "span-corruption": {"family": "marian", **_LITTLE},
+}
+"""A little model for each objective."""
 
 Spec = dict[str, Any]
 
@@ -35,39 +47,64 @@ STARTED: list[Run] = []
 """All programs that `start` started in a test; whatever is left of them when the test ends is killed."""
 
 
-def prepare(storage: Storage, scratch: Path, documents: list[str] | None = None, shards: int = 2) -> None:
-    """Leaves tokenizer and tokens in the storage, with the manifests of their stages: every tenth document is held out."""
+def prepare(
+    storage: Storage, scratch: Path, documents: list[str] | dict[str, list[str]] | None = None, shards: int = 2
+) -> None:
+    """Leaves tokenizer and tokens in the storage, with the manifests of their stages: every tenth document is held out.
+
+    documents: of the source `topics`, or of several sources by name.
+    """
     documents = documents if documents is not None else [topics[name] for name in sorted(topics)]
-    tokenizer = _tokenizer(documents)
+    sources = documents if isinstance(documents, dict) else {"topics": documents}
+    tokenizer = _tokenizer([text for texts in sources.values() for text in texts])
     path = scratch / "tokenizer.json"
     tokenizer.save(str(path))
     file = put_output(storage, path, "tokenizer/tokenizer.json")
     end = tokenizer.token_to_id(END_OF_TEXT)
     assert end is not None
     facts: dict[str, Any] = {"vocab_size": tokenizer.get_vocab_size(), "sha256": file.sha256, "algorithm": "bpe"}
-    facts |= {"end_of_text": END_OF_TEXT, "end_of_text_id": end, "pad_id": tokenizer.token_to_id("<|pad|>")}
+    facts |= {"end_of_text": END_OF_TEXT, "end_of_text_id": end}
+    facts |= {f"{name}_id": tokenizer.token_to_id(f"<|{name}|>") for name in ("pad", "cls", "sep", "mask")}
+    facts |= {"sentinel_ids": [tokenizer.token_to_id(f"<|sentinel_{number}|>") for number in range(SENTINELS)]}
     digest = _leave(storage, "tokenizer", {}, {"corpus": "topics"}, (file,), facts)
 
     outputs: list[File] = []
-    counts = {f"{split}_{what}": 0 for split in ("train", "held_out") for what in ("tokens", "documents", "bytes")}
-    for shard in range(shards):
-        for split, folder, held_out in (("train", "train", False), ("held_out", "held-out", True)):
-            mine = [
-                text for number, text in enumerate(documents) if number % shards == shard and (number % 10 == 9) == held_out
-            ]
-            encoded = [[*tokenizer.encode(text).ids, end] for text in mine]
-            outputs += _write_shard(storage, scratch, f"tokens/{folder}/{shard:05d}.ds", encoded)
-            counts[f"{split}_tokens"] += sum(len(ids) for ids in encoded)
-            counts[f"{split}_documents"] += len(mine)
-            counts[f"{split}_bytes"] += sum(len(text.encode()) for text in mine)
+    counts: dict[str, Any] = {}
+    for name, texts in sources.items():
+        counts[name] = {f"{split}_{what}": 0 for split in ("train", "held_out") for what in ("tokens", "documents", "bytes")}
+        for shard in range(shards):
+            for split, folder, held_out in (("train", "train", False), ("held_out", "held-out", True)):
+                mine = [
+                    text for number, text in enumerate(texts) if number % shards == shard and (number % 10 == 9) == held_out
+                ]
+                if not mine:
+                    continue
+                encoded = [tokenizer.encode(text) for text in mine]
+                marks = [[*_marks(text, one.offsets), WORD] for text, one in zip(mine, encoded, strict=True)]
+                ids = [[*one.ids, end] for one in encoded]
+                outputs += _write_shard(storage, scratch, f"tokens/{folder}/{name}/{shard:05d}.ds", ids, marks)
+                counts[name][f"{split}_tokens"] += sum(map(len, ids))
+                counts[name][f"{split}_documents"] += len(mine)
+                counts[name][f"{split}_bytes"] += sum(len(text.encode()) for text in mine)
+    totals = {what: sum(of_source[what] for of_source in counts.values()) for what in next(iter(counts.values()))}
     _leave(
         storage,
         "tokenize",
         {"tasks": shards},
         {"tokenizer": digest},
         tuple(outputs),
-        {**counts, "dtype": "uint16", "tokenizer_sha256": file.sha256},
+        {**totals, "dtype": "uint16", "tokenizer_sha256": file.sha256, "sources": counts},
     )
+
+
+def _marks(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Marks of the tokens: words stand between white space, sentences end with a full stop."""
+    starts = [start for start, _ in offsets]
+    words = [start == 0 or text[start].isspace() or text[start - 1].isspace() for start in starts]
+    return [
+        WORD * word | SENTENCE * (word and (start == 0 or text[:start].rstrip().endswith(".")))
+        for word, start in zip(words, starts, strict=True)
+    ]
 
 
 def job(storage_uri: str, **training: Any) -> Spec:
@@ -213,7 +250,7 @@ def _tokenizer(documents: list[str]) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,
-        special_tokens=[END_OF_TEXT, "<|pad|>", "<|user|>"],
+        special_tokens=[END_OF_TEXT, *SPECIAL, *(f"<|sentinel_{number}|>" for number in range(SENTINELS))],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -221,12 +258,16 @@ def _tokenizer(documents: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def _write_shard(storage: Storage, scratch: Path, path: str, documents: list[list[int]]) -> list[File]:
-    """A shard as datatrove writes it: tokens, the document's ends, and a note."""
+def _write_shard(
+    storage: Storage, scratch: Path, path: str, documents: list[list[int]], marks: list[list[int]]
+) -> list[File]:
+    """A shard as preprocessing writes it: tokens, the documents' ends, a note, and the marks."""
     ids = np.array([token for document in documents for token in document], dtype="<u2")
     ends = np.cumsum([len(document) for document in documents]).astype("<u8")
+    marked = bytes(mark for document in marks for mark in document)
     files = []
-    for suffix, data in (("", ids.tobytes()), (".index", ends.tobytes()), (".metadata", b"tokenizer.json|2\n")):
+    parts = {"": ids.tobytes(), ".index": ends.tobytes(), ".metadata": b"tokenizer.json|2\n", ".marks": marked}
+    for suffix, data in parts.items():
         local = scratch / "shard"
         local.write_bytes(data)
         files.append(put_output(storage, local, path + suffix))

@@ -14,8 +14,10 @@ from pretrain_stage.config import read_job
 from pretrain_stage.errors import UserError
 from pretrain_stage.storage import open_folder
 from pretrain_trainer.config.sections import TrainerSpec
-from pretrain_trainer.plan import Plan, make_plan, samples_in
+from pretrain_trainer.config.window import window_of
+from pretrain_trainer.plan import Plan, make_plan
 
+from tests.trainer import texts
 from tests.trainer.conftest import Site
 from tests.trainer.jobs import SAMPLES, SEQUENCE, STEPS, Spec, prepare, write_job
 
@@ -36,6 +38,14 @@ def model(**fields: Any) -> Change:
     return lambda spec: spec["model"].update(fields)
 
 
+def both(first: Change, second: Change) -> Change:
+    def change(spec: Spec) -> None:
+        first(spec)
+        second(spec)
+
+    return change
+
+
 def change_facts(site: Site, stage: str, **facts: Any) -> None:
     path = site.path(f"stages/{stage}.json")
     manifest = json.loads(path.read_text())
@@ -54,7 +64,16 @@ def test_the_arithmetic(site: Site) -> None:
 
 @pytest.mark.parametrize(("tokens", "samples"), [(0, 0), (1, 0), (32, 0), (33, 1), (64, 1), (65, 2)])
 def test_a_sample_needs_one_token_more_than_it_predicts(tokens: int, samples: int) -> None:
-    assert samples_in(tokens, 32) == samples
+    assert window_of(texts.training("causal-lm", 32)).samples(tokens) == samples
+
+
+@pytest.mark.parametrize(
+    ("objective", "own"),
+    [("causal-lm", 512), ("masked-lm", 510), ("masked-lm+next-sentence", 509), ("span-corruption", 568)],
+)
+def test_text_in_a_sample_of_512_inputs(objective: str, own: int) -> None:
+    window = window_of(texts.training(objective, 512))
+    assert (window.own, window.read) == (own, own + (objective == "causal-lm"))
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
@@ -92,6 +111,47 @@ def test_the_remedy_for_too_many_passes_is_accepted(site: Site) -> None:
     assert plan(site, training(tokens=allowed, maxEpochs=3)).epochs <= 3
     with pytest.raises(UserError, match="passes"):
         plan(site, training(tokens=allowed + SAMPLES * SEQUENCE, maxEpochs=3))
+
+
+def two_sources(folder: Path) -> Site:
+    """A long source and a short one."""
+    storage = open_folder(folder / "storage")
+    long, short = (
+        ["every document of this source says the same thing again and again. " * times] * 20 for times in (30, 10)
+    )
+    prepare(storage, folder, {"long": long, "short": short})
+    return Site(folder, storage)
+
+
+def corpus(**sources: dict[str, Any]) -> Change:
+    return lambda spec: spec.update(corpus={"sources": [{"name": name, **fields} for name, fields in sources.items()]})
+
+
+def test_a_mixture_is_a_part_of_the_plan(tmp_path: Path) -> None:
+    site = two_sources(tmp_path)
+    made = plan(site)
+    long, short = made.mixture.in_a_pass
+    assert made.mixture.names == ("long", "short")
+    assert made.mixture.epochs(long + short) == [1, 1], "in proportion to the text, if nothing is said"
+    weighed = plan(site, corpus(long={"weight": 1}, short={"weight": 3}))
+    assert weighed.mixture.shares == (1, 3)
+    assert weighed.stage_identity != made.stage_identity
+    assert weighed.checkpoint_identity != made.checkpoint_identity
+    passed = plan(site, corpus(short={"epochs": 2}, long={}))
+    assert passed.mixture.of_each(passed.samples) == [passed.samples - 2 * short, 2 * short]
+
+
+def test_each_source_is_held_to_the_passes_that_are_allowed(tmp_path: Path) -> None:
+    site = two_sources(tmp_path)
+    lopsided = corpus(long={"weight": 1}, short={"weight": 99})
+    with pytest.raises(
+        UserError, match=r"training.tokens: \d+ needs [\d.]+ passes over \d+ training tokens of source short"
+    ) as error:
+        plan(site, both(lopsided, training(maxEpochs=3)))
+    allowed = int(str(error.value).split("lower tokens to ")[1].split(",")[0])
+    plan(site, both(lopsided, training(maxEpochs=3, tokens=allowed)))
+    with pytest.raises(UserError, match=r"corpus.sources: epochs come to [\d,]+ samples, but training.tokens to 384"):
+        plan(site, corpus(long={"epochs": 90}))
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(site: Site) -> None:
@@ -141,6 +201,12 @@ IDENTITY = {
     "schedule": (training(schedule={"kind": "wsd"}), True, False),
     "weight decay": (training(optimizer={"learningRate": 3e-3, "weightDecay": 0.0}), True, False),
     "seed": (training(seed=7), True, True),
+    "weight of the only source": (
+        lambda spec: spec.update(corpus={"sources": [{"name": "topics", "weight": 2}]}),
+        False,
+        False,
+    ),
+    "masking of what is not masked": (training(masking={"fraction": 0.3}), False, False),
     "batch": (training(globalBatchTokens=2 * SAMPLES * SEQUENCE), True, True),
     "sequence": (training(sequenceLength=16), True, True),
     "precision": (training(precision="bf16"), True, True),

@@ -42,11 +42,15 @@ def test_no_shards_are_an_empty_stream() -> None:
 
 
 def test_shards_are_taken_in_order_by_split(tmp_path: Path) -> None:
-    storage = folder_storage(tmp_path, shards=3)
+    storage = folder_storage(tmp_path, documents={"b": ["some text "] * 30, "a": ["other text "] * 9}, shards=3)
     tokenize = read_manifest(storage, "tokenize")
     assert tokenize is not None
-    assert [file.path for file in shard_files(tokenize, TRAIN)] == [f"tokens/train/{n:05d}.ds" for n in range(3)]
-    assert [file.path for file in shard_files(tokenize, HELD_OUT)] == [f"tokens/held-out/{n:05d}.ds" for n in range(3)]
+    paths = [f"{source}/{number:05d}.ds" for source in ("a", "b") for number in range(3)]
+    assert [file.path for file in shard_files(tokenize, TRAIN)] == [f"tokens/train/{path}" for path in paths]
+    assert [file.path for file in shard_files(tokenize, HELD_OUT)] == [f"tokens/held-out/{path}" for path in paths[3:]]
+    assert [file.path for file in shard_files(tokenize, TRAIN, "a")] == [f"tokens/train/{path}" for path in paths[:3]]
+    assert shard_files(tokenize, TRAIN, "a", ".ds.index")[0].path == "tokens/train/a/00000.ds.index"
+    assert shard_files(tokenize, HELD_OUT, "a") == [], "it has nothing held out"
 
 
 def test_a_folder_is_read_in_place_and_verified(tmp_path: Path) -> None:

@@ -1,56 +1,103 @@
-"""Held-out loss: all tokens once, and the same number whoever computes it."""
+"""Measures on held-out text: all tokens once, and the same numbers whoever computes them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 from pretrain_trainer import validate
-from pretrain_trainer.config.presets import Dimensions
-from pretrain_trainer.model import build_model
-from pretrain_trainer.objective import loss_sum
+from pretrain_trainer.objective import IGNORED
+from pretrain_trainer.objectives import objective_of
+from pretrain_trainer.objectives.objective import Objective
 from pretrain_trainer.ranks import Group, Place
-from pretrain_trainer.tokens import TokenStream, open_stream
-from pretrain_trainer.validate import held_out, held_out_loss
+from pretrain_trainer.validate import held_out, held_out_measures
+from torch import Tensor, nn
+from torch.nn import functional
 
-SHAPE = Dimensions(32, 64, 1, 2, 1, 10_000.0, 1e-5, True)
+from tests.trainer.texts import OBJECTIVES, VOCABULARY, documents, everything, special, text, training
+
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def stream(tmp_path: Path) -> TokenStream:
-    ids = np.random.default_rng(1).integers(0, 100, 1003, dtype=np.uint16)
-    ids.tofile(tmp_path / "00000.ds")
-    return open_stream([tmp_path / "00000.ds"], "uint16")
+LENGTH = 16
+TEXTS = [text([documents(6), documents(3, seed=1)], "a"), text([documents(4, seed=2)], "b")]
 
 
-@pytest.mark.parametrize("length", [8, 32, 1002, 2000])
-def test_every_token_but_the_first_is_predicted_once(stream: TokenStream, length: int) -> None:
-    data = held_out(stream, length)
-    predicted = [start + 1 + offset for group in data.groups for start, targets in group for offset in range(targets)]
-    assert predicted == list(range(1, 1003))
-    assert data.targets == 1002
-    assert all(len({targets for _, targets in group}) == 1 for group in data.groups), "a group is one tensor"
+def objective(name: str, length: int = LENGTH) -> Objective:
+    return objective_of(training(name, length), special())
 
 
-def test_fewer_windows_are_spread_over_the_text(stream: TokenStream) -> None:
-    data = held_out(stream, 10, most=5)
-    starts = [start for group in data.groups for start, _ in group]
-    assert starts == [0, 200, 400, 600, 800]
+class Judge(nn.Module):
+    """Stands in for a model of any family: fixed logits for each token that it reads, of both heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(VOCABULARY, 8)
+        self.answer = nn.Linear(8, VOCABULARY)
+
+    def forward(self, tokens: Tensor, decoder_tokens: Tensor | None = None, **_: Tensor) -> dict[str, Tensor]:
+        read = self.embedding(tokens if decoder_tokens is None else decoder_tokens)
+        return {"tokens": self.answer(read), "next_sentence": read.mean(1)[:, :2]}
 
 
-def test_the_loss_is_the_mean_over_all_tokens(stream: TokenStream) -> None:
-    torch.manual_seed(0)
-    model = build_model("llama", SHAPE, 128)
-    windows = [stream.read(start, min(start + 33, 1003)) for start in range(0, 1002, 32)]
+@pytest.mark.parametrize("length", [8, 32, 1000, 5000])
+def test_every_token_of_a_text_but_the_first_is_predicted_once(length: int) -> None:
+    data = held_out(objective("causal-lm", length), TEXTS)
+    predicted: list[list[int]] = [[], []]
+    for number, group in enumerate(data.groups):
+        _, targets = data.read(number)
+        predicted[group[0][0]] += targets["tokens"].flatten().tolist()
+    assert predicted == [everything(one)[1:].tolist() for one in TEXTS]
+    assert data.samples == sum(-(-(len(one) - 1) // length) for one in TEXTS)
+
+
+def test_fewer_samples_are_spread_over_the_texts() -> None:
+    data = held_out(objective("causal-lm"), TEXTS, most=5)
+    items = [item for group in data.groups for item in group]
+    whole = [item for group in held_out(objective("causal-lm"), TEXTS).groups for item in group]
+    assert items == [whole[place * len(whole) // 5] for place in range(5)]
+    assert {number for number, _ in items} == {0, 1}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_measures_are_those_of_all_samples(name: str) -> None:
+    model, data = Judge(), held_out(objective(name), TEXTS)
+    logits: dict[str, list[Tensor]] = {}
+    targets: dict[str, list[Tensor]] = {}
     with torch.no_grad():
-        sums = [loss_sum(model(torch.from_numpy(w[None, :-1])), torch.from_numpy(w[None, 1:])).item() for w in windows]
-    assert held_out_loss(model, held_out(stream, 32), CPU) == pytest.approx(sum(sums) / 1002, rel=1e-6)
+        for group in range(len(data.groups)):
+            inputs, asked = data.read(group)
+            found = model(**inputs)
+            for head, rows in asked.items():
+                logits.setdefault(head, []).append(found[head].flatten(0, -2))
+                targets.setdefault(head, []).append(rows.flatten())
+    measures = held_out_measures(model, data, CPU)
     assert model.training, "it was in training mode and still is"
+    heads = {head: (torch.cat(logits[head]), torch.cat(targets[head])) for head in logits}
+    losses = {head: functional.cross_entropy(*pair).item() for head, pair in heads.items()}
+    assert measures["validation_loss"] == pytest.approx(sum(losses.values()), rel=1e-5)
+    for head, (scores, wanted) in heads.items():
+        counts = wanted != IGNORED
+        share = (scores.argmax(-1) == wanted)[counts].double().mean().item()
+        assert measures["accuracy" if head == "tokens" else f"{head}_accuracy"] == pytest.approx(share)
+        assert ("next_sentence" in heads) == (f"{head}_loss" in measures)
+        if f"{head}_loss" in measures:
+            assert measures[f"{head}_loss"] == pytest.approx(losses[head], rel=1e-5)
+    for number, name_of_text in enumerate(("a", "b")):
+        alone = held_out_measures(model, held_out(objective(name), [TEXTS[number]]), CPU)
+        assert measures[f"validation_loss_{name_of_text}"] == alone["validation_loss"]
+        assert not any(measure.startswith("validation_loss_") for measure in alone)
+
+
+def test_what_is_held_out_is_the_same_whatever_the_seed_of_training() -> None:
+    one, other = (
+        held_out(objective_of(section, special()), TEXTS)
+        for section in (training("masked-lm", LENGTH), training("masked-lm", LENGTH).model_copy(update={"seed": 7}))
+    )
+    assert all(torch.equal(one.read(group)[1]["tokens"], other.read(group)[1]["tokens"]) for group in range(len(one.groups)))
 
 
 class WaitsForOthers(Exception):
@@ -62,34 +109,33 @@ class Peers:
 
     def __init__(self, world_size: int) -> None:
         self.world_size = world_size
-        self.sums: list[dict[int, float]] = []
+        self.sums: list[dict[int, Any]] = []
 
     def process(self, rank: int) -> Group:
         place = Place(rank, self.world_size, rank, self.world_size, 0)
         return cast(Group, SimpleNamespace(place=place, gather=self._gather))
 
-    def _gather(self, sums: dict[int, float]) -> list[dict[int, float]]:
+    def _gather(self, sums: dict[int, Any]) -> list[dict[int, Any]]:
         self.sums.append(sums)
         if len(self.sums) < self.world_size:
             raise WaitsForOthers
         return self.sums
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("world", [2, 3, 7, 40])
 def test_any_number_of_processes_finds_the_same_to_the_last_bit(
-    stream: TokenStream, world: int, monkeypatch: pytest.MonkeyPatch
+    name: str, world: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validate, "GROUP_TOKENS", 64)
-    torch.manual_seed(0)
-    model = build_model("llama", SHAPE, 128)
-    data = held_out(stream, 16)
-    assert len(data.groups) == 17
-    alone = held_out_loss(model, data, CPU)
+    model = Judge()
+    data = held_out(objective(name), TEXTS, most=60)
+    alone = held_out_measures(model, data, CPU)
     peers, passes = Peers(world), list[int]()
     model.register_forward_hook(lambda *_: passes.append(len(peers.sums)))
     for rank in range(world - 1):
         with pytest.raises(WaitsForOthers):
-            held_out_loss(model, data, CPU, peers.process(rank))
-    assert held_out_loss(model, data, CPU, peers.process(world - 1)) == alone
+            held_out_measures(model, data, CPU, peers.process(rank))
+    assert held_out_measures(model, data, CPU, peers.process(world - 1)) == alone
     each = {passes.count(rank) for rank in range(world)}
-    assert each == {-(-17 // world)}, "as many passes each: under ZeRO 3 they go together"
+    assert each == {-(-len(data.groups) // world)}, "as many passes each: under ZeRO 3 they go together"

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from pretrain_stage.errors import UserError
 from pretrain_stage.storage import Storage
 from pydantic import JsonValue
 
 from pretrain_trainer.checkpoint import CheckpointManifest
 from pretrain_trainer.model import build_model
 from pretrain_trainer.model.language_model import TrainedModel
-from pretrain_trainer.objective import CausalLM, Samples
+from pretrain_trainer.objective import Samples
+from pretrain_trainer.objectives import objective_of
+from pretrain_trainer.objectives.objective import Objective
+from pretrain_trainer.objectives.special import SpecialTokens
 from pretrain_trainer.plan import Plan
 from pretrain_trainer.ranks import Group
-from pretrain_trainer.tokens import HELD_OUT, TRAIN, TokenStream, bring, open_stream, shard_files, shard_path, token_cache
-from pretrain_trainer.validate import HeldOut, held_out, held_out_loss, perplexity
+from pretrain_trainer.samples import TextSamples
+from pretrain_trainer.text import Text, text_files
+from pretrain_trainer.tokens import HELD_OUT, TRAIN, bring, token_cache
+from pretrain_trainer.validate import HeldOut, held_out, held_out_measures, perplexity
 
 
 class Course(Protocol):
@@ -51,28 +57,77 @@ class Pretraining:
     def __init__(self, plan: Plan, storage: Storage, group: Group) -> None:
         self.plan, self.storage, self.group = plan, storage, group
         training = plan.job.spec.training
-        cache = token_cache(storage, group.place.node)
-        text, unseen = (open_tokens(storage, plan, group, cache, split) for split in (TRAIN, HELD_OUT))
-        self.samples: Samples = CausalLM(text, training.sequence_length, training.seed)
-        self.held_out: HeldOut = held_out(unseen, training.sequence_length, training.validation.max_sequences)
-        self.about = f"{plan.epochs:.2f} passes over {plan.inputs.token_facts.train_tokens:,} tokens; validation on " + (
-            f"{self.held_out.targets:,} tokens"
-        )
+        self.objective = objective_of(training, SpecialTokens(plan.inputs.tokenizer_facts))
+        with_text = [name for name, facts in plan.inputs.token_facts.sources.items() if facts.held_out_tokens > 1]
+        text, unseen = open_texts(storage, plan, group, self.objective, {TRAIN: plan.mixture.names, HELD_OUT: with_text})
+        check_texts(self.objective, text, unseen)
+        self.samples: Samples = TextSamples(self.objective, text, plan.mixture, numbered=plan.shape.dropout > 0)
+        usable = [one for one in unseen if self.objective.fault(one) is None]
+        self.held_out: HeldOut = held_out(self.objective, usable, training.validation.max_sequences)
+        self.about = f"{training.objective}; {told(plan)}; validation on {self.held_out.samples:,} samples"
 
     def model(self) -> TrainedModel:
         return build_model(self.plan.job.spec.model.family, self.plan.shape, self.plan.vocab_size)
 
     def validate(self, engine: Any) -> dict[str, float]:
-        return {"validation_loss": held_out_loss(engine, self.held_out, self.group.device, self.group)}
+        measured = held_out_measures(engine, self.held_out, self.group.device, self.group)
+        if self.plan.job.spec.training.objective == "causal-lm":
+            measured["perplexity"] = perplexity(measured["validation_loss"])
+        return measured
 
     def facts(self, final: CheckpointManifest) -> dict[str, JsonValue]:
-        return {"perplexity": perplexity(final.measures["validation_loss"])}
+        kept = ("perplexity", "accuracy", "next_sentence_accuracy")
+        more: dict[str, JsonValue] = {name: final.measures[name] for name in kept if name in final.measures}
+        return {**more, "sources": sampled(self.plan)}
 
 
-def open_tokens(storage: Storage, plan: Plan, group: Group, cache: Path, split: str) -> TokenStream:
-    """The tokens of a split; the processes of a node share the work of bringing them."""
-    where = group.place
-    files = shard_files(plan.inputs.tokenize, split)
+def open_texts(
+    storage: Storage, plan: Plan, group: Group, objective: Objective, sources: Mapping[str, Sequence[str]]
+) -> list[list[Text]]:
+    """The texts of those sources, by split; the processes of a node share the work of bringing their files."""
+    where, cache = group.place, token_cache(storage, group.place.node)
+    found = [
+        [
+            text_files(plan.inputs.tokenize, split, name, documents=objective.documents, marks=objective.marks)
+            for name in names
+        ]
+        for split, names in sources.items()
+    ]
+    files = [file for split in found for source in split for file in source.all]
     bring(storage, files[where.local_rank :: where.local_world_size], cache)
     group.wait()
-    return open_stream([shard_path(storage, file, cache) for file in files], plan.inputs.token_facts.dtype)
+    return [[source.open(storage, cache, plan.inputs.token_facts.dtype) for source in split] for split in found]
+
+
+def check_texts(objective: Objective, texts: Sequence[Text], unseen: Sequence[Text]) -> None:
+    """Raises UserError if the objective can make nothing of a source's text, or of what is held out of all sources."""
+    for text in texts:
+        fault = objective.fault(text)
+        if fault is not None:
+            raise UserError(f"spec.corpus.sources: {text.name} {fault}")
+    faults = [objective.fault(text) for text in unseen]
+    if None not in faults:
+        whose = f"of {unseen[0].name} {faults[0]}" if unseen else "is too short to validate on"
+        raise UserError(f"spec.corpus.heldOutFraction: the held-out text {whose}; or raise heldOutFraction")
+
+
+def told(plan: Plan) -> str:
+    """What is trained on, in words."""
+    passes = f"{plan.epochs:.2f} passes over {plan.inputs.token_facts.train_tokens:,} tokens"
+    if len(plan.mixture.names) == 1:
+        return passes
+    shares = (
+        f"{name} {source['sampled']:.2%} ({source['wanted']:.2%} wanted, {source['epochs']:.2f} passes)"
+        for name, source in sampled(plan).items()
+    )
+    return f"{passes}: {', '.join(shares)}"
+
+
+def sampled(plan: Plan) -> dict[str, Any]:
+    """By source, the share of the samples that was wanted and that the run has, and the passes over its text."""
+    mixture = plan.mixture
+    numbers = zip(mixture.shares, mixture.of_each(plan.samples), mixture.epochs(plan.samples), strict=True)
+    return {
+        name: {"wanted": share / sum(mixture.shares), "sampled": samples / plan.samples, "epochs": epochs}
+        for name, (share, samples, epochs) in zip(mixture.names, numbers, strict=True)
+    }

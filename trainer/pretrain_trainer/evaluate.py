@@ -16,8 +16,10 @@ from pydantic import JsonValue
 
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.environment import prepare_environment
+from pretrain_trainer.objectives.causal import CausalLM
 from pretrain_trainer.plan import Plan, finished_training, make_plan
 from pretrain_trainer.stage import run_once
+from pretrain_trainer.text import text_files
 from pretrain_trainer.tokens import HELD_OUT, TokenStream, bring, open_stream, shard_files, shard_path
 
 EVALUATE_REVISION = 1
@@ -48,26 +50,30 @@ def _evaluate(
     prepare_environment(plan.job.spec.training, processes=1)
     import torch
 
-    from pretrain_trainer.validate import held_out, held_out_loss, perplexity
+    from pretrain_trainer.validate import held_out, held_out_measures, perplexity
     from pretrain_trainer.weights import load_model, load_weights
 
     device = device_of(plan)
     model = load_model(plan, load_weights(storage, training, scratch)).to(device)
     if plan.job.spec.training.precision == "bf16":
         model.bfloat16()
+    facts = plan.inputs.token_facts
     shards = shard_files(plan.inputs.tokenize, HELD_OUT)
     bring(storage, shards, scratch)
-    stream = open_stream([shard_path(storage, file, scratch) for file in shards], plan.inputs.token_facts.dtype)
-    events.info(f"predicting {len(stream) - 1:,} held-out tokens")
-    data = held_out(stream, plan.job.spec.training.sequence_length)
-    loss = held_out_loss(model, data, device)
-    facts = plan.inputs.token_facts
+    stream = open_stream([shard_path(storage, file, scratch) for file in shards], facts.dtype)
+    files = [
+        text_files(plan.inputs.tokenize, HELD_OUT, name, documents=False, marks=False) for name in sorted(facts.sources)
+    ]
+    texts = [text for file in files if len(text := file.open(storage, scratch, facts.dtype)) > 1]
+    predicted = sum(len(text) - 1 for text in texts)
+    events.info(f"predicting {predicted:,} held-out tokens")
+    loss = held_out_measures(model, held_out(CausalLM(plan.job.spec.training), texts), device)["validation_loss"]
     report: dict[str, Any] = {
         "checkpoint": training.facts["checkpoint"],
         "loss": loss,
         "perplexity": perplexity(loss),
-        "bits_per_byte": loss * data.targets / math.log(2) / facts.held_out_bytes,
-        "tokens": data.targets,
+        "bits_per_byte": loss * predicted / math.log(2) / facts.held_out_bytes,
+        "tokens": predicted,
         "bytes": facts.held_out_bytes,
         "samples": samples(model, storage, plan, stream, scratch, torch.Generator()),
     }

@@ -23,7 +23,6 @@ from pretrain_trainer.account import Account, FurthestStep
 from pretrain_trainer.checkpoint import folder
 from pretrain_trainer.listeners.listener import CheckpointMeasures, Listener, StepMeasures, ValidationMeasures
 from pretrain_trainer.snapshot import Resume, Saved
-from pretrain_trainer.validate import perplexity
 
 
 class StopRequest:
@@ -99,8 +98,11 @@ class Meter:
         account: Account,
         resume: Resume | None = None,
         furthest: FurthestStep | None = None,
+        learning_rate_field: str = "training.optimizer.learningRate",
     ) -> None:
+        """learning_rate_field: what the user calls the learning rate, for the message about a loss that is no number."""
         self.step_tokens, self.listeners, self.account, self.furthest = step_tokens, listeners, account, furthest
+        self.learning_rate_field = learning_rate_field
         self.measures = dict(resume.manifest.measures) if resume else {}
         """The last loss and validation loss, by name."""
         self.saved_step = resume.manifest.step if resume else None
@@ -155,9 +157,9 @@ class Meter:
         """Tells of a validation: its measures by name, of which `validation_loss` is one."""
         self.settle()
         self.measures |= measured
-        loss = measured["validation_loss"]
+        told = ValidationMeasures(step, measured["validation_loss"], measured.get("perplexity"), dict(measured))
         for listener in self.listeners:
-            listener.validation(ValidationMeasures(step, loss, perplexity(loss)))
+            listener.validation(told)
         self._clock = time.monotonic()
 
     def checkpoint(self, saved: Saved) -> None:
@@ -191,6 +193,6 @@ class Meter:
         what = f"loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {math.nan if norm < 0 else norm}"
         kept = f"{folder(self.saved_step)} is the last good checkpoint" if self.saved_step else "there is no checkpoint yet"
         return UserError(
-            f"spec.training.optimizer.learningRate: {taken.learning_rate:g} at step {taken.step}: {what}, so training cannot go on; "
-            f"{kept}. Lower the learning rate or lengthen schedule.warmupSteps, and start again"
+            f"spec.{self.learning_rate_field}: {taken.learning_rate:g} at step {taken.step}: {what}, so training cannot go on; "
+            f"{kept}. Lower the learning rate or lengthen the warm-up, and start again"
         )

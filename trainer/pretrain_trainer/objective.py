@@ -1,42 +1,27 @@
-"""What is learned: the seam between the data and the loss.
+"""The seam between the data and the loss.
 
-An objective makes samples: what the model reads, and what it should answer, as a pure function of (seed, global sample
-index). There is no stream of random numbers, so a resumed run goes on exactly, at any number of processes. A model may have
-several heads (masked tokens, and whether two sentences follow each other); a sample has targets for each. The loss of a step
-is the mean over all targets of a head, whichever process holds them, summed over the heads.
+Samples say what the model reads, and what it should answer, as a pure function of (seed, global sample index). There is no
+stream of random numbers, so a resumed run goes on exactly, at any number of processes. A model may have several heads (masked
+tokens, and whether two sentences follow each other); a sample has targets for each. The loss of a step is the mean over all
+targets of a head, whichever process holds them, summed over the heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pretrain_trainer.order import sample_order
-from pretrain_trainer.plan import samples_in
-from pretrain_trainer.tokens import TokenStream
+from pretrain_trainer.sample import IGNORED as IGNORED
+from pretrain_trainer.sample import TOKENS as TOKENS
+from pretrain_trainer.sample import Row as Row
+from pretrain_trainer.sample import Sample as Sample
 
-IGNORED = -100
-"""A target that does not count (the default of torch's cross entropy)."""
-TOKENS = "tokens"
-"""The head that answers with tokens, and the input that they are read from."""
-
-Row = NDArray[np.int64]
 Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample: arguments of the model by name, and targets by head; both without the dimension of the batch."""
-
-    inputs: Mapping[str, Row]
-    targets: Mapping[str, Row]
 
 
 class Samples(Protocol):
@@ -57,29 +42,6 @@ class Samples(Protocol):
     def together(self, samples: Sequence[Sample]) -> tuple[Tensors, Tensors]:
         """Samples as a micro-batch: inputs and targets."""
         ...
-
-
-class CausalLM:
-    """Predicts each token from those before it. A pass over the text is a permutation of its windows."""
-
-    def __init__(self, stream: TokenStream, length: int, seed: int) -> None:
-        self.stream, self.length, self.seed = stream, length, seed
-        self.windows = samples_in(len(stream), length)
-
-    def at(self, indices: range) -> list[Sample]:
-        starts = [place * self.length for place in self.places(indices)]
-        windows = [self.stream.read(start, start + self.length + 1) for start in starts]
-        return [Sample({TOKENS: tokens[:-1]}, {TOKENS: tokens[1:]}) for tokens in windows]
-
-    def places(self, indices: range) -> list[int]:
-        places: list[int] = sample_order(self.seed, self.windows, np.arange(indices.start, indices.stop)).tolist()
-        return places
-
-    def targets(self, samples: range) -> dict[str, int] | None:
-        return {TOKENS: len(samples) * self.length}
-
-    def together(self, samples: Sequence[Sample]) -> tuple[Tensors, Tensors]:
-        return stacked(samples)
 
 
 def stacked(samples: Sequence[Sample]) -> tuple[Tensors, Tensors]:

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pretrain_stage.config import Job
 from pretrain_stage.errors import UserError
@@ -30,6 +31,8 @@ from pretrain_trainer.config.batch import Batch, batch_of
 from pretrain_trainer.config.presets import Dimensions
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.config.vocabulary import embedding_rows
+from pretrain_trainer.config.window import window_of
+from pretrain_trainer.mixture import Mixture, wanted_shares
 
 TRAIN_REVISION = 1
 
@@ -44,6 +47,20 @@ class TokenizerFacts(BaseModel):
     end_of_text: str
     end_of_text_id: int
     pad_id: int | None = None
+    cls_id: int | None = None
+    sep_id: int | None = None
+    mask_id: int | None = None
+    sentinel_ids: tuple[int, ...] = ()
+
+
+class SourceFacts(BaseModel):
+    """What the tokenize stage says of the tokens of one source."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    train_tokens: int
+    held_out_tokens: int
+    held_out_bytes: int
 
 
 class TokenFacts(BaseModel):
@@ -56,6 +73,7 @@ class TokenFacts(BaseModel):
     held_out_bytes: int
     dtype: str
     tokenizer_sha256: str
+    sources: dict[str, SourceFacts]
 
 
 @dataclass(frozen=True)
@@ -68,9 +86,65 @@ class Inputs:
     token_facts: TokenFacts
 
 
+class RunPlan(Protocol):
+    """What the loop asks of a run's plan, whatever is learned in it."""
+
+    @property
+    def job(self) -> Job[TrainerSpec]:
+        """The job, its section `training` as it is for this run."""
+        ...
+
+    @property
+    def batch(self) -> Batch: ...
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        ...
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data."""
+        ...
+
+    @property
+    def config(self) -> dict[str, JsonValue]:
+        """What of the job decides the model."""
+        ...
+
+    @property
+    def stage_inputs(self) -> dict[str, str]: ...
+
+    @property
+    def stage_identity(self) -> str: ...
+
+    @property
+    def checkpoint_identity(self) -> dict[str, JsonValue]:
+        """What a checkpoint must agree in, by the name of the field that decides it."""
+        ...
+
+    @property
+    def training_key(self) -> str:
+        """Which run the steps belong to, over all its starts."""
+        ...
+
+    @property
+    def learning_rate_field(self) -> str:
+        """What the user calls the learning rate."""
+        ...
+
+    @property
+    def flops_per_token(self) -> float | None:
+        """Floating-point operations of a token's forward and backward pass; None if that is not known."""
+        ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """A training run, in numbers."""
+
+    stage = "train"
+    learning_rate_field = "training.optimizer.learningRate"
 
     job: Job[TrainerSpec]
     inputs: Inputs
@@ -78,8 +152,7 @@ class Plan:
     vocab_size: int
     """Rows of the embedding."""
     batch: Batch
-    samples_per_epoch: int
-    """Sequences in one pass over the training text."""
+    mixture: Mixture
 
     @property
     def samples(self) -> int:
@@ -87,13 +160,33 @@ class Plan:
         return self.batch.steps * self.batch.samples
 
     @property
+    def samples_per_epoch(self) -> int:
+        """Sequences in one pass over the text of all sources."""
+        return sum(self.mixture.in_a_pass)
+
+    @property
     def epochs(self) -> float:
-        """Passes over the training text."""
+        """Passes over the training text; of several sources, the mean."""
         return self.samples / self.samples_per_epoch
+
+    @property
+    def sources(self) -> dict[str, JsonValue]:
+        """How much of each source is wanted, in proportion."""
+        return dict(zip(self.mixture.names, self.mixture.shares, strict=True))
+
+    @property
+    def masking(self) -> dict[str, JsonValue] | None:
+        """What is taken from the model's sight, where the objective takes anything."""
+        training = self.job.spec.training
+        return None if training.objective == "causal-lm" else training.masking.model_dump(mode="json")
 
     @property
     def parameters(self) -> int:
         return self.shape.parameters(self.vocab_size)
+
+    @property
+    def flops_per_token(self) -> float | None:
+        return self.shape.flops_per_token(self.vocab_size, self.batch.sequence_length)
 
     @property
     def config(self) -> dict[str, JsonValue]:
@@ -102,6 +195,8 @@ class Plan:
         return {
             "model": self.model_config,
             "objective": training.objective,
+            "masking": self.masking,
+            "sources": self.sources,
             "tokens": training.tokens,
             "sequenceLength": training.sequence_length,
             "globalBatchTokens": training.global_batch_tokens,
@@ -124,6 +219,9 @@ class Plan:
             "ropeTheta": shape.rope_theta,
             "normEps": shape.norm_eps,
             "tieEmbeddings": shape.tie_embeddings,
+            "encoderLayers": shape.encoder_layers,
+            "dropout": shape.dropout,
+            "initStd": shape.init_std,
             "vocabSize": self.vocab_size,
         }
 
@@ -142,6 +240,8 @@ class Plan:
         return {
             **{f"model.{name}": value for name, value in self.model_config.items()},
             "training.objective": training.objective,
+            "training.masking": self.masking,
+            "corpus.sources": self.sources,
             "training.sequenceLength": training.sequence_length,
             "training.globalBatchTokens": training.global_batch_tokens,
             "training.seed": training.seed,
@@ -167,19 +267,29 @@ def make_plan(job: Job[TrainerSpec], storage: Storage, world_size: int) -> Plan:
     inputs = read_inputs(storage)
     training = job.spec.training
     try:
-        shape = job.spec.model.dimensions()
+        shape = job.spec.model.dimensions(training)
         batch = batch_of(training, world_size)
         rows = embedding_rows(job.spec.model, inputs.tokenizer_facts.vocab_size)
     except ValueError as error:
         raise UserError(f"spec.{error}") from None
-    plan = Plan(job, inputs, shape, rows, batch, samples_in(inputs.token_facts.train_tokens, training.sequence_length))
+    plan = Plan(job, inputs, shape, rows, batch, _mixture(job.spec, inputs.token_facts.sources, batch))
     _check_data(plan)
     return plan
 
 
-def samples_in(tokens: int, sequence_length: int) -> int:
-    """Sequences in a text: each predicts `sequence_length` tokens, and the first token of all is predicted by none."""
-    return max(0, tokens - 1) // sequence_length
+def _mixture(spec: TrainerSpec, facts: Mapping[str, SourceFacts], batch: Batch) -> Mixture:
+    """The sources whose text is enough for a sample, by name. Raises UserError if none is, or the shares asked for cannot be."""
+    window = window_of(spec.training)
+    in_a_pass = {name: samples for name in sorted(facts) if (samples := window.samples(facts[name].train_tokens))}
+    if not in_a_pass:
+        tokens = max((source.train_tokens for source in facts.values()), default=0)
+        raise UserError(
+            f"spec.training.sequenceLength: {spec.training.sequence_length} is longer than the data, {tokens} training "
+            f"tokens; choose less than {tokens}, or add text to spec.corpus.sources"
+        )
+    asked = {source.name: source for source in spec.corpus.sources}
+    shares = wanted_shares(asked, in_a_pass, batch.steps * batch.samples, batch.samples)
+    return Mixture(tuple(in_a_pass), tuple(in_a_pass.values()), tuple(shares), spec.training.seed)
 
 
 def read_inputs(storage: Storage) -> Inputs:
@@ -220,20 +330,16 @@ def _facts(model: Any, manifest: Manifest, storage: Storage) -> Any:
 
 
 def _check_data(plan: Plan) -> None:
-    """Raises UserError if there is too little text for a sequence, for the tokens that are asked for, or to validate on."""
-    training, facts = plan.job.spec.training, plan.inputs.token_facts
-    if plan.samples_per_epoch == 0:
-        raise UserError(
-            f"spec.training.sequenceLength: {training.sequence_length} is longer than the data, {facts.train_tokens} training "
-            f"tokens; choose less than {facts.train_tokens}, or add text to spec.corpus.sources"
-        )
-    if plan.epochs > training.max_epochs:
-        raise UserError(
-            f"spec.training.tokens: {training.tokens} needs {plan.epochs:.1f} passes over {facts.train_tokens} training tokens, "
-            f"but maxEpochs allows {training.max_epochs}; lower tokens to "
-            f"{training.max_epochs * plan.samples_per_epoch // plan.batch.samples * plan.batch.tokens}, raise maxEpochs, "
-            "or add text"
-        )
+    """Raises UserError if there is too little text for the tokens that are asked for, or to validate on."""
+    training, facts, mixture = plan.job.spec.training, plan.inputs.token_facts, plan.mixture
+    for name, epochs in zip(mixture.names, mixture.epochs(plan.samples), strict=True):
+        if epochs > training.max_epochs:
+            whose = f" of source {name}" if len(mixture.names) > 1 else ""
+            allowed = mixture.most_samples(training.max_epochs, plan.batch.samples) * training.sequence_length
+            raise UserError(
+                f"spec.training.tokens: {training.tokens} needs {epochs:.1f} passes over {facts.sources[name].train_tokens} training "
+                f"tokens{whose}, but maxEpochs allows {training.max_epochs}; lower tokens to {allowed}, raise maxEpochs, or add text"
+            )
     if facts.held_out_tokens < 2:
         raise UserError(
             f"spec.corpus.heldOutFraction: left {facts.held_out_tokens} held-out tokens, and validation needs 2; raise it, or "

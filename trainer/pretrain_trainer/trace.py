@@ -1,15 +1,18 @@
 """From a step of training to the documents that it is trained on. Runs no training, and imports no torch.
 
-The order of the samples is a pure function of the job and its tokens (order.py), so it can be told of any step: one long
-done, or one that is still to come. Which document a token belongs to, the stage tokenize has left beside the tokens.
+Which source a sample is from (mixture.py), in which order they come (order.py) and what the objective makes of them are pure
+functions of the job and its tokens, so they can be told of any step: one long done, or one that is still to come. Which
+document a token belongs to, the stage tokenize has left beside the tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,14 +25,16 @@ from pretrain_stage.storage import Storage
 
 from pretrain_trainer.config.batch import Batch
 from pretrain_trainer.config.sections import TrainerSpec
-from pretrain_trainer.order import sample_order
+from pretrain_trainer.mixture import Place
+from pretrain_trainer.objectives import objective_of
+from pretrain_trainer.objectives.objective import Objective
+from pretrain_trainer.objectives.special import SpecialTokens
 from pretrain_trainer.plan import Plan, make_plan
-from pretrain_trainer.tokens import TRAIN, shard_files
+from pretrain_trainer.text import Text, text_files
+from pretrain_trainer.tokens import TRAIN, TokenStream, bring, counted
 
 DOCUMENTS = ".documents.parquet"
 """How the file is called that lists the documents of a token file, after the name of that."""
-WINDOW = 1
-"""Tokens that a sample has besides its inputs: the last one is only predicted (objective.py)."""
 READERS = 8
 """Files that are read at once."""
 
@@ -54,9 +59,9 @@ class Sample:
     index: int
     """Its global index: how many samples came before it since training began."""
     sample: int
-    """Its place in the training text, in sequences."""
+    """Its place in the text of its source, in samples."""
     epoch: int
-    """Passes over the text that were complete before it."""
+    """Passes over that text that were complete before it."""
     rank: int
     """The process that takes it, of as many as the job asks for now."""
     micro_step: int
@@ -101,14 +106,41 @@ def trace(job: Job[TrainerSpec], storage: Storage, step: int) -> Trace:
         raise UserError(
             f"--step: {step}, but the training of {job.metadata.name} has {batch.steps} steps; give one from 1 to {batch.steps}"
         )
-    indices = np.arange((step - 1) * batch.samples, step * batch.samples)
-    places = sample_order(job.spec.training.seed, plan.samples_per_epoch, indices)
-    pieces = documents_of(plan, storage, places.tolist())
+    indices = range((step - 1) * batch.samples, step * batch.samples)
+    places = plan.mixture.places(indices)
+    with TemporaryDirectory() as cache:
+        texts = open_texts(plan, storage, Path(cache), sorted({place.source for place in places}))
+        pieces = documents_of(plan, storage, texts, list(zip(indices, places, strict=True)))
     samples = (
-        Sample(index, place, index // plan.samples_per_epoch, *taken_by(batch, index), documents=tuple(found))
-        for index, place, found in zip(indices.tolist(), places.tolist(), pieces, strict=True)
+        Sample(index, place.sample, place.epoch, *taken_by(batch, index), documents=tuple(found))
+        for index, place, found in zip(indices, places, pieces, strict=True)
     )
     return Trace(job.metadata.name, storage.uri, step, batch.steps, batch.sequence_length, tuple(samples))
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The text of a source, as far as tracing needs it, and the token files that it lies in."""
+
+    text: Text
+    files: tuple[File, ...]
+
+
+def open_texts(plan: Plan, storage: Storage, cache: Path, sources: Sequence[int]) -> dict[int, Traced]:
+    """The texts of those sources. Tokens are not read, only counted; what an objective chooses samples by is."""
+    objective, facts = _objective(plan), plan.inputs.token_facts
+    found = {}
+    for source in sources:
+        name = plan.mixture.names[source]
+        files = text_files(plan.inputs.tokenize, TRAIN, name, documents=objective.documents, marks=objective.marks)
+        bring(storage, files.index + files.marks, cache)
+        tokens = counted([file.size // np.dtype(facts.dtype).itemsize for file in files.tokens])
+        found[source] = Traced(files.described(storage, cache, tokens), files.tokens)
+    return found
+
+
+def _objective(plan: Plan) -> Objective:
+    return objective_of(plan.job.spec.training, SpecialTokens(plan.inputs.tokenizer_facts))
 
 
 def taken_by(batch: Batch, index: int) -> tuple[int, int]:
@@ -117,40 +149,41 @@ def taken_by(batch: Batch, index: int) -> tuple[int, int]:
     return rank, micro_step
 
 
-def documents_of(plan: Plan, storage: Storage, places: Sequence[int]) -> list[list[Piece]]:
-    """The documents in each of the sequences that begin at those places of the training text."""
-    files = shard_files(plan.inputs.tokenize, TRAIN)
-    width = np.dtype(plan.inputs.token_facts.dtype).itemsize
-    spans: dict[int, list[Span]] = {}
-    for span in spans_of(places, plan.batch.sequence_length, [file.size // width for file in files]):
-        spans.setdefault(span.shard, []).append(span)
+def documents_of(
+    plan: Plan, storage: Storage, texts: Mapping[int, Traced], samples: Sequence[tuple[int, Place]]
+) -> list[list[Piece]]:
+    """The documents in each of those samples, given by global index and place."""
+    objective = _objective(plan)
+    spans: list[tuple[Span, str]] = []
+    for number, (index, place) in enumerate(samples):
+        traced = texts[place.source]
+        for part in objective.parts(traced.text, place.sample, plan.mixture.chance(index)):
+            spans += ((span, traced.files[span.shard].path) for span in spans_of(number, part, traced.text.tokens))
 
-    def read(shard: int) -> list[tuple[int, list[Piece]]]:
-        """By sample, the pieces that lie in one token file. Its list may be large, so only these are kept."""
-        table = read_documents(plan, storage, files[shard].path)
+    def read(path: str) -> dict[Span, list[Piece]]:
+        """The pieces that lie in one token file. Its list of documents may be large, so only these are kept."""
+        table = read_documents(plan, storage, path)
         ends = table["end"].to_numpy()
-        return [(span.sample, list(pieces_of(span, table, ends))) for span in spans[shard]]
+        return {span: list(pieces_of(span, table, ends)) for span, file in spans if file == path}
 
-    found: list[list[Piece]] = [[] for _ in places]
+    files = sorted({path for _, path in spans})
     with ThreadPoolExecutor(READERS) as readers:
-        for in_shard in readers.map(read, sorted(spans)):
-            for sample, pieces in in_shard:
-                found[sample] += pieces
+        pieces = dict(zip(files, readers.map(read, files), strict=True))
+    found: list[list[Piece]] = [[] for _ in samples]
+    for span, path in spans:
+        found[span.sample] += pieces[path][span]
     return found
 
 
-def spans_of(places: Sequence[int], sequence_length: int, shard_tokens: Sequence[int]) -> Iterator[Span]:
-    """Where the tokens of each sequence lie, as tokens.TokenStream reads them. shard_tokens: length of each token file."""
-    ends = np.cumsum(shard_tokens)
-    for sample, place in enumerate(places):
-        start = place * sequence_length
-        stop = start + sequence_length + WINDOW
-        for shard in range(int(np.searchsorted(ends, start, side="right")), len(ends)):
-            begin = int(ends[shard]) - shard_tokens[shard]
-            if begin >= stop:
-                break
-            if shard_tokens[shard]:
-                yield Span(sample, shard, max(start - begin, 0), min(stop - begin, shard_tokens[shard]))
+def spans_of(sample: int, part: range, tokens: TokenStream) -> Iterator[Span]:
+    """Where a part of the text lies, as TokenStream reads it."""
+    for shard in range(int(np.searchsorted(tokens.ends, part.start, side="right")), len(tokens.ends)):
+        begin = int(tokens.ends[shard - 1]) if shard else 0
+        length = int(tokens.ends[shard]) - begin
+        if begin >= part.stop:
+            break
+        if length:
+            yield Span(sample, shard, max(part.start - begin, 0), min(part.stop - begin, length))
 
 
 def pieces_of(span: Span, table: pa.Table, ends: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Piece]:

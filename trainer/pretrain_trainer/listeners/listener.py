@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class StepMeasures:
 
 @dataclass(frozen=True)
 class ValidationMeasures:
-    """The loss in nats per token on held-out text, after `step` steps."""
+    """What was measured on what is held out, after `step` steps: the loss in nats per target, and more by name."""
 
     step: int
     loss: float
-    perplexity: float
+    perplexity: float | None = None
+    """Of a model that says how likely a text is; others have none."""
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

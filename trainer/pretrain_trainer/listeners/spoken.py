@@ -44,7 +44,8 @@ class SpokenEvents(Listener):
         )
 
     def validation(self, measures: ValidationMeasures) -> None:
-        message = f"validation at step {measures.step}: loss {measures.loss:.4f}, perplexity {measures.perplexity:.2f}"
+        more = "" if measures.perplexity is None else f", perplexity {measures.perplexity:.2f}"
+        message = f"validation at step {measures.step}: loss {measures.loss:.4f}{more}"
         self.events.say("validation", message, **vars(measures))
 
     def checkpoint(self, measures: CheckpointMeasures) -> None:

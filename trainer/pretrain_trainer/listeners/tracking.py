@@ -21,7 +21,7 @@ from pretrain_stage.storage import Storage
 
 from pretrain_trainer.config.sections import MLflow, WeightsAndBiases
 from pretrain_trainer.listeners.listener import CheckpointMeasures, Listener, StepMeasures, ValidationMeasures
-from pretrain_trainer.plan import Plan
+from pretrain_trainer.plan import RunPlan
 
 STEP_SECONDS = 1.0
 """Trackers are told of steps at most so often: shorter ones would keep their threads in the way of training."""
@@ -65,7 +65,7 @@ class Tracker(Protocol):
         ...
 
 
-def trackers(storage: Storage, plan: Plan, scratch: Path, done: int, events: Events) -> list[Listener]:
+def trackers(storage: Storage, plan: RunPlan, scratch: Path, done: int, events: Events) -> list[Listener]:
     """The trackers that the job asks for, of a run that goes on after `done` steps; a warning of each that is not installed."""
     training = plan.job.spec.training
     asked = training.tracking
@@ -91,13 +91,13 @@ def tensorboard(scratch: Path, done: int) -> Tracker:
     return TensorBoardFile(scratch, done)
 
 
-def mlflow(section: MLflow, plan: Plan) -> Tracker:
+def mlflow(section: MLflow, plan: RunPlan) -> Tracker:
     from pretrain_trainer.listeners.mlflow import MLflowRun
 
     return MLflowRun(section, plan)
 
 
-def wandb(section: WeightsAndBiases, plan: Plan, scratch: Path) -> Tracker:
+def wandb(section: WeightsAndBiases, plan: RunPlan, scratch: Path) -> Tracker:
     """Raises ImportError if the package is missing."""
     from pretrain_trainer.listeners.wandb import WandbRun
 
@@ -137,7 +137,10 @@ class Tracking(Listener):
         self._leave(Point(measures.step, measures.time, values))
 
     def validation(self, measures: ValidationMeasures) -> None:
-        values = {"validation/loss": measures.loss, "validation/perplexity": measures.perplexity}
+        values = {f"validation/{name.removeprefix('validation_')}": value for name, value in measures.measures.items()}
+        values["validation/loss"] = measures.loss
+        if measures.perplexity is not None:
+            values["validation/perplexity"] = measures.perplexity
         self._leave(Point(measures.step, time.time(), values))
 
     def checkpoint(self, measures: CheckpointMeasures) -> None:
