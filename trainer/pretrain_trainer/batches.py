@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from pretrain_trainer.objective import IGNORED, Samples, Tensors
-from pretrain_trainer.plan import Plan
+from pretrain_trainer.plan import RunPlan
 from pretrain_trainer.ranks import Group
 
 Example = tuple[Tensors, Tensors]
@@ -19,7 +19,7 @@ Example = tuple[Tensors, Tensors]
 class Batches:
     """This process's micro-batches, by step. Steps are counted from 1, sample indices from 0."""
 
-    def __init__(self, plan: Plan, samples: Samples, group: Group, record: Path | None = None) -> None:
+    def __init__(self, plan: RunPlan, samples: Samples, group: Group, record: Path | None = None) -> None:
         self.plan, self.samples, self.group, self.record = plan, samples, group, record
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self.ahead: tuple[int, Future[list[Example]]] | None = None

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pretrain_stage.errors import UserError
+from pretrain_stage.manifest import File
 from pretrain_stage.storage import Storage
 from pydantic import JsonValue
 
-from pretrain_trainer.checkpoint import CheckpointManifest
+from pretrain_trainer.checkpoint import CheckpointManifest, output_files
 from pretrain_trainer.model import build_model
 from pretrain_trainer.model.language_model import TrainedModel
 from pretrain_trainer.objective import Samples
 from pretrain_trainer.objectives import objective_of
 from pretrain_trainer.objectives.objective import Objective
 from pretrain_trainer.objectives.special import SpecialTokens
-from pretrain_trainer.plan import Plan
+from pretrain_trainer.plan import Plan, RunPlan
 from pretrain_trainer.ranks import Group
 from pretrain_trainer.samples import TextSamples
 from pretrain_trainer.text import Text, text_files
@@ -27,9 +28,8 @@ from pretrain_trainer.validate import HeldOut, held_out, held_out_measures, perp
 class Course(Protocol):
     """What is learned. All processes make one, and call its methods together."""
 
-    stage: str
-    """Name of the stage."""
-    plan: Plan
+    plan: RunPlan
+    parameters: int
     storage: Storage
     """Where the run keeps its checkpoints: a folder of the job's storage, or all of it."""
     samples: Samples
@@ -40,22 +40,33 @@ class Course(Protocol):
         """The model as the run begins, its weights drawn from torch's generator or read from somewhere."""
         ...
 
-    def validate(self, engine: Any) -> dict[str, float]:
-        """Measures on what is kept from training; `validation_loss` is one of them."""
+    def validate(self, engine: Any, step: int, measures: Mapping[str, float]) -> dict[str, float]:
+        """Measures on what is kept from training, after `step` steps; `validation_loss` is one of them. measures: those before."""
+        ...
+
+    def ended(self, measures: Mapping[str, float]) -> bool:
+        """Whether the run ends before its last step, as the measures are."""
         ...
 
     def facts(self, final: CheckpointManifest) -> dict[str, JsonValue]:
         """What the stage's manifest says of the finished run besides steps, tokens and losses."""
         ...
 
+    def outputs(self, final: CheckpointManifest) -> tuple[File, ...]:
+        """The outputs of the stage, with paths below the job's storage. Called by process 0 alone."""
+        ...
+
+    def tidy(self) -> None:
+        """The stage is finished: removes what is not needed any more. Called by process 0 alone."""
+        ...
+
 
 class Pretraining:
     """A model learns from the text of the job."""
 
-    stage = "train"
-
     def __init__(self, plan: Plan, storage: Storage, group: Group) -> None:
-        self.plan, self.storage, self.group = plan, storage, group
+        self.plan: Plan = plan
+        self.storage, self.group, self.parameters = storage, group, plan.parameters
         training = plan.job.spec.training
         self.objective = objective_of(training, SpecialTokens(plan.inputs.tokenizer_facts))
         with_text = [name for name, facts in plan.inputs.token_facts.sources.items() if facts.held_out_tokens > 1]
@@ -69,16 +80,25 @@ class Pretraining:
     def model(self) -> TrainedModel:
         return build_model(self.plan.job.spec.model.family, self.plan.shape, self.plan.vocab_size)
 
-    def validate(self, engine: Any) -> dict[str, float]:
+    def validate(self, engine: Any, step: int, measures: Mapping[str, float]) -> dict[str, float]:
         measured = held_out_measures(engine, self.held_out, self.group.device, self.group)
         if self.plan.job.spec.training.objective == "causal-lm":
             measured["perplexity"] = perplexity(measured["validation_loss"])
         return measured
 
+    def ended(self, measures: Mapping[str, float]) -> bool:
+        return False
+
     def facts(self, final: CheckpointManifest) -> dict[str, JsonValue]:
         kept = ("perplexity", "accuracy", "next_sentence_accuracy")
         more: dict[str, JsonValue] = {name: final.measures[name] for name in kept if name in final.measures}
-        return {**more, "sources": sampled(self.plan)}
+        return {"checkpoint": final.folder, **more, "sources": sampled(self.plan)}
+
+    def outputs(self, final: CheckpointManifest) -> tuple[File, ...]:
+        return output_files(self.storage, final)
+
+    def tidy(self) -> None:
+        pass
 
 
 def open_texts(

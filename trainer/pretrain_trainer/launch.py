@@ -34,7 +34,9 @@ from pretrain_stage.storage import open_storage
 from pretrain_trainer.account import left_account
 from pretrain_trainer.config.sections import TrainerSpec, Training
 from pretrain_trainer.environment import prepare_environment
-from pretrain_trainer.plan import make_plan
+from pretrain_trainer.finetune.plan import make_finetune_plan, task_storage
+from pretrain_trainer.finetune.section import training_of
+from pretrain_trainer.plan import RunPlan, make_plan
 from pretrain_trainer.rank import scratch_name
 from pretrain_trainer.tokens import token_cache
 
@@ -71,27 +73,33 @@ class Node:
         return self.nodes * self.processes
 
 
-def launch(job: Job[TrainerSpec], job_file: Path, events: Events, record_samples: Path | None = None) -> None:
-    """Runs this node's share of the job's training, unless the training is finished.
+def launch(
+    job: Job[TrainerSpec], job_file: Path, events: Events, record_samples: Path | None = None, task: str | None = None
+) -> None:
+    """Runs this node's share of the job's training, or of fine-tuning for a task, unless it is finished.
 
     Raises UserError with the sentence and the exit code of the rank that failed first; Stopped if it was asked to stop and
     the ranks have saved.
     """
-    node = node_of(os.environ, job.spec.training)
+    training = training_of(job, task)
+    node = node_of(os.environ, training)
     storage = open_storage(job.spec.storage)
-    plan = make_plan(job, storage, node.world_size)
-    done = finished(storage, "train", plan.stage_identity)
+    plan: RunPlan = (
+        make_plan(job, storage, node.world_size) if task is None else make_finetune_plan(job, task, storage, node.world_size)
+    )
+    done = finished(storage, plan.stage, plan.stage_identity)
     if done is not None:
         events.say("result", f"training is finished: {done.facts['steps']} steps", unchanged=True, **done.facts)
         leave_result(done.facts)
         return
     wait_for_name(node, NAME_SECONDS)
-    prepare_environment(job.spec.training, node.processes)
-    with scratch(storage, scratch_name(node.rank)) as folder:
-        _run_ranks(node, job.spec.training, job_file, record_samples)
+    prepare_environment(training, node.processes)
+    own = storage if task is None else task_storage(job.spec.storage, task)
+    with scratch(own, scratch_name(node.rank)) as folder:
+        _run_ranks(node, training, job_file, record_samples, task)
         account = left_account(folder)
     shutil.rmtree(token_cache(storage, node.rank), ignore_errors=True)
-    done = finished(storage, "train", plan.stage_identity)
+    done = finished(storage, plan.stage, plan.stage_identity)
     if done is not None:
         leave_result(done.facts | ({"seconds": account} if account else {}))
 
@@ -138,7 +146,7 @@ def wait_for_name(node: Node, seconds: float) -> None:
             time.sleep(NAME_POLL_SECONDS)
 
 
-def _run_ranks(node: Node, training: Training, job_file: Path, record_samples: Path | None) -> None:
+def _run_ranks(node: Node, training: Training, job_file: Path, record_samples: Path | None, task: str | None) -> None:
     check_compiler(training, os.environ)
     with _agents_that_leave_quietly():
         import torch
@@ -157,6 +165,7 @@ def _run_ranks(node: Node, training: Training, job_file: Path, record_samples: P
     arguments += [f"--master-addr={node.master_address}", f"--master-port={node.master_port}", "--max-restarts=0"]
     arguments += ["-m", "pretrain_trainer", "train", "--job", str(job_file)]
     arguments += ["--record-samples", str(record_samples)] if record_samples else []
+    arguments += ["--task", task] if task else []
     try:
         with _ended_while_it_waits():
             run.run(run.parse_args(arguments))  # type: ignore[no-untyped-call]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pretrain_trainer.plan import Plan
+from pretrain_trainer.plan import RunPlan
 
 TERA = 1e12
 
@@ -30,7 +30,7 @@ PEAK_TERAFLOPS = (
 here. By words of the name that CUDA tells, the first that fits; a GH200 or GB200 is its own case and not guessed at."""
 
 
-def full_speed(plan: Plan, device: torch.device) -> float | None:
+def full_speed(plan: RunPlan, device: torch.device) -> float | None:
     """Tokens per second at which all processes' devices would compute at their peak; None if the peak is not known.
 
     All devices are taken to be like this process's. training.peakTeraflops is believed before the table.
@@ -38,9 +38,9 @@ def full_speed(plan: Plan, device: torch.device) -> float | None:
     peak = plan.job.spec.training.peak_teraflops
     if peak is None and device.type == "cuda":
         peak = peak_of(torch.cuda.get_device_name(device))
-    if peak is None:
+    needed = plan.flops_per_token
+    if peak is None or needed is None:
         return None
-    needed = plan.shape.flops_per_token(plan.vocab_size, plan.batch.sequence_length)
     return plan.batch.world_size * peak * TERA / needed
 
 

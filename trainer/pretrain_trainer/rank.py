@@ -21,6 +21,7 @@ from pretrain_stage.libraries import adopt
 from pretrain_trainer.account import Account
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.environment import prepare_environment
+from pretrain_trainer.finetune.section import training_of
 
 _PEER_ERRORS = re.compile(
     r"Connection (closed|reset|refused)|connectFullMesh|Timed out|Broken pipe|NCCL|remote process exited", re.IGNORECASE
@@ -38,16 +39,16 @@ class PeerLost(UserError):
     exit_code = EXIT_TEMPORARY
 
 
-def run_rank(job: Job[TrainerSpec], events: Events, record_samples: Path | None) -> None:
+def run_rank(job: Job[TrainerSpec], events: Events, record_samples: Path | None, task: str | None = None) -> None:
     """Trains; whatever ends it is also left where torchrun looks for it. Rank 0 says at its end where its time went."""
     account = Account()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    prepare_environment(job.spec.training, processes)
+    prepare_environment(training_of(job, task), processes)
     try:
         from pretrain_trainer.train import train
 
         adopt()
-        train(job, events, account, record_samples)
+        train(job, events, account, record_samples, task)
     except Exception as error:
         if _is_echo(error):
             echo = PeerLost(f"{PEER_LEFT}: {_first_line(error)}")

@@ -23,11 +23,13 @@ from pydantic import JsonValue
 
 from pretrain_trainer import checkpoint
 from pretrain_trainer.checkpoint import CheckpointManifest, RankFile, Segment
-from pretrain_trainer.plan import Plan
+from pretrain_trainer.plan import RunPlan
 from pretrain_trainer.ranks import Group
 
 WEIGHTS = "mp_rank_00_model_states.pt"
 """The file with the whole model under ZeRO 0, 1 and 2. Process 0 writes it, all read it."""
+KEPT = "kept"
+"""What DeepSpeed's files call that which a model has kept besides weights."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Saved:
     seconds: float
 
 
-def find_resume(storage: Storage, plan: Plan, group: Group, scratch: Path, events: Events) -> Resume | None:
+def find_resume(storage: Storage, plan: RunPlan, group: Group, scratch: Path, events: Events) -> Resume | None:
     """The newest committed checkpoint whose files all verify, on local disk; None if training starts from the beginning.
 
     Says as a warning why each newer one was passed over. Raises UserError if a checkpoint belongs to another training, or if
@@ -76,11 +78,17 @@ def load(engine: Any, resume: Resume, group: Group) -> None:
     """Puts the checkpoint into the engine, and removes it from local disk. Raises UserError if DeepSpeed finds nothing."""
     optimizer = engine.optimizer
     settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    path, _ = engine.load_checkpoint(str(resume.folder.parent), tag=resume.folder.name, load_lr_scheduler_states=False)
+    path, client = engine.load_checkpoint(
+        str(resume.folder.parent),
+        tag=resume.folder.name,
+        load_module_strict=engine.module.whole_checkpoints,
+        load_lr_scheduler_states=False,
+    )
     if path is None:
         raise UserError(
             f"{resume.manifest.folder}: DeepSpeed found nothing to load in {resume.folder}; delete it from storage"
         )
+    engine.module.restore(client.get(KEPT, {}))
     # The optimizer's constants are the job's, which may have changed; and ZeRO 3 gives every group those of the first.
     for group_settings, own in zip(optimizer.param_groups, settings, strict=True):
         group_settings.update(own)
@@ -104,7 +112,7 @@ def _part_step_counts(optimizer: Any) -> None:
 class Saver:
     """Makes checkpoints of an engine."""
 
-    def __init__(self, storage: Storage, plan: Plan, group: Group, scratch: Path, resume: Resume | None) -> None:
+    def __init__(self, storage: Storage, plan: RunPlan, group: Group, scratch: Path, resume: Resume | None) -> None:
         self.storage, self.plan, self.group = storage, plan, group
         self.local = scratch / "save" / f"rank-{group.place.rank}"
         self.refused = resume.refused if resume else ()
@@ -132,7 +140,14 @@ class Saver:
         shutil.rmtree(self.local, ignore_errors=True)
         tag = checkpoint.folder(step).rpartition("/")[2]
         try:
-            engine.save_checkpoint(str(self.local), tag=tag, save_latest=False)
+            kept = engine.module.kept()
+            engine.save_checkpoint(
+                str(self.local),
+                tag=tag,
+                client_state={KEPT: kept} if kept else {},
+                save_latest=False,
+                exclude_frozen_parameters=not engine.module.whole_checkpoints,
+            )
         except (OSError, RuntimeError) as error:
             # torch's file writer says "unexpected pos" of a disk that is full.
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
@@ -184,7 +199,7 @@ def _candidates(storage: Storage, events: Events) -> list[int]:
     return committed
 
 
-def _take(storage: Storage, step: int, plan: Plan, group: Group, scratch: Path) -> CheckpointManifest | str:
+def _take(storage: Storage, step: int, plan: RunPlan, group: Group, scratch: Path) -> CheckpointManifest | str:
     """Fetches what this node needs of a checkpoint; returns its manifest, or what is wrong with it, alike on all processes."""
     target = scratch / "load"
 
@@ -205,7 +220,7 @@ def _take(storage: Storage, step: int, plan: Plan, group: Group, scratch: Path) 
     return wrong[0] if wrong else found[0]
 
 
-def _files_of(manifest: CheckpointManifest, plan: Plan, group: Group) -> list[RankFile]:
+def _files_of(manifest: CheckpointManifest, plan: RunPlan, group: Group) -> list[RankFile]:
     """The files that this process fetches: its own, and for its node those that all read. Between them all are verified.
 
     A conversion to another number of processes reads every file, so there the processes of a node share out all of them.
@@ -220,7 +235,7 @@ def _files_of(manifest: CheckpointManifest, plan: Plan, group: Group) -> list[Ra
     ]
 
 
-def _refuse_others(storage: Storage, manifest: CheckpointManifest, plan: Plan) -> None:
+def _refuse_others(storage: Storage, manifest: CheckpointManifest, plan: RunPlan) -> None:
     """Raises UserError if the checkpoint belongs to another training than the job's, or is beyond its end."""
     wanted = plan.checkpoint_identity
     for field in sorted(wanted.keys() | manifest.identity.keys()):
@@ -255,7 +270,7 @@ def _short(value: JsonValue) -> str:
     return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)
 
 
-def _resume(manifest: CheckpointManifest, plan: Plan, group: Group, scratch: Path, refused: tuple[int, ...]) -> Resume:
+def _resume(manifest: CheckpointManifest, plan: RunPlan, group: Group, scratch: Path, refused: tuple[int, ...]) -> Resume:
     fetched = scratch / "load" / manifest.folder
     if manifest.world_size == group.place.world_size or manifest.zero_stage == 0:
         return Resume(manifest, fetched, False, refused)
@@ -286,7 +301,7 @@ def _convert(source: Path, target: Path) -> None:
     shutil.rmtree(source)
 
 
-def _segments(plan: Plan, resume: Resume | None) -> tuple[Segment, ...]:
+def _segments(plan: RunPlan, resume: Resume | None) -> tuple[Segment, ...]:
     """How the steps so far were trained, and how those to come will be."""
     training = plan.job.spec.training
     now = Segment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +19,46 @@ from torch import Tensor
 
 from pretrain_trainer.account import Account, FurthestStep, leave_account, told_furthest
 from pretrain_trainer.batches import Batches, Example
-from pretrain_trainer.checkpoint import CheckpointManifest, output_files
+from pretrain_trainer.checkpoint import CheckpointManifest
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.course import Course, Pretraining
 from pretrain_trainer.engine import build_engine, grad_norm
+from pretrain_trainer.finetune.plan import make_finetune_plan, task_storage
+from pretrain_trainer.finetune.section import training_of
 from pretrain_trainer.listeners.choice import listeners_of
 from pretrain_trainer.meter import Meter, StopRequest, Taken
 from pretrain_trainer.objective import answers, loss_sum
 from pretrain_trainer.optimizer import set_learning_rate
-from pretrain_trainer.plan import Plan, make_plan
+from pretrain_trainer.plan import RunPlan, make_plan
 from pretrain_trainer.rank import scratch_name
 from pretrain_trainer.ranks import Group, connect, place
 from pretrain_trainer.schedule import learning_rate
 from pretrain_trainer.snapshot import Resume, Saver, find_resume, load
 
 
-def train(job: Job[TrainerSpec], events: Events, account: Account, record_samples: Path | None = None) -> None:
+def train(
+    job: Job[TrainerSpec], events: Events, account: Account, record_samples: Path | None = None, task: str | None = None
+) -> None:
     """Trains the job's model, or goes on from its newest checkpoint that verifies; leaves the stage's manifest.
 
     account: where this process's time goes. record_samples: a folder in which each process writes the indices of the samples
-    that it takes.
+    that it takes. task: of spec.finetune, to fine-tune a model for; None is pretraining.
     Raises Stopped after a checkpoint if any process was asked to stop; UserError if the job, its data or its checkpoints
     are wrong, or the loss is no longer a number.
     """
     started = time.monotonic()
-    group = connect(place(), gpus=job.spec.training.gpus_per_node > 0)
+    group = connect(place(), gpus=training_of(job, task).gpus_per_node > 0)
     storage = open_storage(job.spec.storage)
-    plan = make_plan(job, storage, group.place.world_size)
-    scratch = private_folder(storage) / scratch_name(group.place.node)
-    scratch.mkdir(exist_ok=True)  # without a launcher nobody else has
-    course = Pretraining(plan, storage, group)
+    course = _course(job, storage, group, task, events)
+    plan = course.plan
+    scratch = _scratch(course.storage, group)
     resume = find_resume(course.storage, plan, group, scratch, events)
     _say_plan(course, group, resume, events)
     final = resume.manifest if resume else None
-    if final is None or final.step < plan.batch.steps:
-        furthest = _furthest(storage, plan, group, account)
-        listeners = listeners_of(storage, plan, group, scratch, resume, account, events)
-        meter = Meter(plan.batch.tokens, listeners, account, resume, furthest)
+    if final is None or not _is_last(course, final.step, final.measures):
+        furthest = _furthest(course.storage, plan, group, account)
+        listeners = listeners_of(course.storage, plan, group, scratch, resume, account, events)
+        meter = Meter(plan.batch.tokens, listeners, account, resume, furthest, plan.learning_rate_field)
         batches = Batches(plan, course.samples, group, record_samples)
         try:
             final = _loop(course, group, resume, batches, Saver(course.storage, plan, group, scratch, resume), meter)
@@ -68,7 +72,30 @@ def train(job: Job[TrainerSpec], events: Events, account: Account, record_sample
         leave_account(scratch, account)
 
 
-def _furthest(storage: Storage, plan: Plan, group: Group, account: Account) -> FurthestStep | None:
+def _course(job: Job[TrainerSpec], storage: Storage, group: Group, task: str | None, events: Events) -> Course:
+    """What is learned."""
+    if task is None:
+        return Pretraining(make_plan(job, storage, group.place.world_size), storage, group)
+    from pretrain_trainer.finetune.course import Finetuning
+
+    plan = make_finetune_plan(job, task, storage, group.place.world_size)
+    own = task_storage(job.spec.storage, task)
+    return Finetuning(plan, storage, own, group, _scratch(own, group), events)
+
+
+def _scratch(storage: Storage, group: Group) -> Path:
+    """The folder of local disk that the processes of a node share."""
+    folder = private_folder(storage) / scratch_name(group.place.node)
+    folder.mkdir(exist_ok=True)  # without a launcher nobody else has
+    return folder
+
+
+def _is_last(course: Course, step: int, measures: Mapping[str, float]) -> bool:
+    """Whether the run ends with that step."""
+    return step == course.plan.batch.steps or course.ended(measures)
+
+
+def _furthest(storage: Storage, plan: RunPlan, group: Group, account: Account) -> FurthestStep | None:
     """Tells the account how far earlier attempts came; returns where process 0 notes how far this one comes."""
     if not group.place.first:
         return None
@@ -86,21 +113,25 @@ def _loop(
     engine = build_engine(plan, group, course.model, universal=resume is not None and resume.universal)
     if resume is not None:
         load(engine, resume, group)
+    engine.module.adapt(engine)
     request = StopRequest()
     meter.begins()
     for step in range(resume.manifest.step + 1 if resume else 1, steps + 1):
         take_step(step, plan, engine, batches, meter, request)
         if step == steps or step % training.validation.every_steps == 0:
             meter.account.validates(step)
-            meter.validation(step, course.validate(engine))
-        if step == steps or meter.stop or step % training.checkpoints.every_steps == 0:
+            meter.validation(step, course.validate(engine, step, meter.measures))
+        last = _is_last(course, step, meter.measures)
+        if last or meter.stop or step % training.checkpoints.every_steps == 0:
             meter.settle()
             meter.account.saves()
             meter.publish()
             with meter.failure_counted():
                 saved = saver.save(engine, step, meter.measures)
             meter.checkpoint(saved)
-        if step < steps and meter.stop:
+        if last:
+            break
+        if meter.stop:
             meter.publish()
             raise Stopped
     batches.close()
@@ -108,7 +139,7 @@ def _loop(
     return saved.manifest
 
 
-def take_step(step: int, plan: Plan, engine: Any, batches: Batches, meter: Meter, request: StopRequest) -> None:
+def take_step(step: int, plan: RunPlan, engine: Any, batches: Batches, meter: Meter, request: StopRequest) -> None:
     """One optimizer step: step number `step`, counted from 1."""
     training = plan.job.spec.training
     rate = learning_rate(training.schedule, training.optimizer.learning_rate, step - 1, plan.batch.steps)
@@ -134,7 +165,9 @@ def _optimize(engine: Any, examples: list[Example], targets: dict[str, int], wor
         # A head may have nothing to answer in a step: the sum is 0 then, whatever it is divided by.
         shares = [loss_sum(logits[head], asked) / max(1, targets[head]) for head, asked in wanted.items()]
         loss = torch.stack(shares).sum()
-        engine.backward(loss * (len(examples) * world_size))
+        penalty = engine.module.penalty()
+        scale = len(examples) * world_size
+        engine.backward(loss * scale if penalty is None else loss * scale + penalty)
         engine.step()
         total += loss.detach()
     return total
@@ -148,10 +181,10 @@ def _say_plan(course: Course, group: Group, resume: Resume | None, events: Event
     batch, training = plan.batch, plan.job.spec.training
     begin = f"going on from step {resume.manifest.step}" if resume else "from the beginning"
     events.info(
-        f"{plan.parameters:,} parameters; {batch.steps:,} steps of {batch.samples} x {batch.sequence_length} = "
+        f"{course.parameters:,} parameters; {batch.steps:,} steps of {batch.samples} x {batch.sequence_length} = "
         f"{batch.tokens:,} tokens; {batch.micro} a micro-batch x {batch.accumulation} accumulated x {batch.world_size} "
         f"processes; {course.about}; ZeRO {training.deepspeed.zero_stage}, {training.precision}, {begin}",
-        parameters=plan.parameters,
+        parameters=course.parameters,
         steps=batch.steps,
         step_tokens=batch.tokens,
         micro_batch=batch.micro,
@@ -175,22 +208,22 @@ def _finish(
             "validation_loss": final.measures["validation_loss"],
             "steps": final.step,
             "tokens": final.tokens,
-            "parameters": plan.parameters,
-            "checkpoint": final.folder,
+            "parameters": course.parameters,
             **course.facts(final),
         }
         part = Part(
-            stage=course.stage,
+            stage=plan.stage,
             index=0,
             identity=plan.stage_identity,
-            outputs=output_files(course.storage, final),
+            outputs=course.outputs(final),
             facts=facts,
             seconds=seconds,
         )
         leave_part(storage, part)
-        close(storage, course.stage, plan.stage_identity, plan.config, plan.stage_inputs, tasks=1)
+        close(storage, plan.stage, plan.stage_identity, plan.config, plan.stage_inputs, tasks=1)
         events.say(
             "result", f"trained {final.step:,} steps; validation loss {final.measures['validation_loss']:.4f}", **facts
         )
+        course.tidy()
 
     group.from_first(leave)

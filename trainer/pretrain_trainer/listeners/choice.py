@@ -14,13 +14,13 @@ from pretrain_trainer.listeners.record import Record
 from pretrain_trainer.listeners.spoken import SpokenEvents
 from pretrain_trainer.listeners.tracking import trackers
 from pretrain_trainer.peak import full_speed
-from pretrain_trainer.plan import Plan
+from pretrain_trainer.plan import RunPlan
 from pretrain_trainer.ranks import Group
 from pretrain_trainer.snapshot import Resume
 
 
 def listeners_of(
-    storage: Storage, plan: Plan, group: Group, scratch: Path, resume: Resume | None, account: Account, events: Events
+    storage: Storage, plan: RunPlan, group: Group, scratch: Path, resume: Resume | None, account: Account, events: Events
 ) -> list[Listener]:
     """Those that are told what a run measures, which begins or goes on from `resume`; process 0 alone has any."""
     if not group.place.first:

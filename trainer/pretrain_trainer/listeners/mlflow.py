@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain_trainer.config.sections import MLflow
-from pretrain_trainer.plan import Plan
+from pretrain_trainer.plan import RunPlan
 
 if TYPE_CHECKING:
     from pretrain_trainer.listeners.tracking import Point
@@ -37,7 +37,7 @@ class MLflowRun:
 
     FIELD = "training.tracking.mlflow"
 
-    def __init__(self, section: MLflow, plan: Plan, env: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, section: MLflow, plan: RunPlan, env: Mapping[str, str] = os.environ) -> None:
         self.section, self.plan = section, plan
         self.headers = {"Content-Type": "application/json", **_authorization(env)}
         self.opener = urllib.request.build_opener(_NoRedirects)

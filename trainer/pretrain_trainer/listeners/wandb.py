@@ -11,7 +11,7 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: its o
 import wandb
 
 from pretrain_trainer.config.sections import WeightsAndBiases
-from pretrain_trainer.plan import Plan
+from pretrain_trainer.plan import RunPlan
 
 if TYPE_CHECKING:
     from pretrain_trainer.listeners.tracking import Point
@@ -26,7 +26,7 @@ class WandbRun:
 
     FIELD = "training.tracking.wandb"
 
-    def __init__(self, section: WeightsAndBiases, plan: Plan, scratch: Path) -> None:
+    def __init__(self, section: WeightsAndBiases, plan: RunPlan, scratch: Path) -> None:
         self.section, self.plan, self.folder = section, plan, scratch / "wandb"
         self.folder.mkdir(exist_ok=True)
         self.run: Any = None
