@@ -11,7 +11,7 @@ STEPS = 24
 CHECKPOINT_STEPS = 6
 STAGES = (
     *("preflight", "clean", "exact-signatures", "exact-find", "exact-filter", "tokenizer", "tokenize"),
-    *("train", "evaluate", "export", "report"),
+    *("vocabulary", "train", "evaluate", "export", "report"),
 )
 PREPROCESSING = {"cpu": "50m", "memory": "1Gi"}
 TRAINING = {"cpu": "50m", "memory": "2Gi"}

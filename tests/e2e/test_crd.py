@@ -264,13 +264,13 @@ def _random_course(chance: random.Random) -> dict[str, Any]:
     )  # fmt: skip
     shape = {"family": family, "hiddenSize": chance.choice((24, 32)), "layers": 1, "heads": chance.choice((4, 8))}
     options = chance.choice(({}, {}, {}, {"kvHeads": 2}, {"dropout": 0.1}, {"encoderLayers": 2}, {"ropeTheta": 100}))
-    tasks = (
+    tasks: tuple[dict[str, Any], ...] = (
         {}, {"processes": 3}, {"gpus": 2}, {"gpus": 2, "processes": 2}, {"gpus": 2, "processes": 4},
         {"task": "generation", "metric": "bleu"}, {"metric": "bleu"}, {"sequenceLength": 512, "method": "prefix"},
         {"name": "names", "microBatchSize": 8}, {"name": "names", "method": "adalora", "lora": {"rank": 13}},
         {"name": "names", "examples": {"uri": "s3://raw/a", "validationFraction": 0.5, "testFraction": 0.5}},
     )  # fmt: skip
-    asked = ({}, {"task": "mood"}, {"task": "names"})
+    asked: tuple[dict[str, Any], ...] = ({}, {"task": "mood"}, {"task": "names"})
     return {
         "model": shape | options,
         "training.objective": objective,
