@@ -26,6 +26,7 @@ STAGES = (
     "minhash-filter",
     "tokenizer",
     "tokenize",
+    "vocabulary",
     "train",
     "evaluate",
     "export",
