@@ -51,8 +51,9 @@ def test_the_job_file_is_printed_whole() -> None:
 def test_every_example_is_a_job_that_divides(file: Path) -> None:
     parsed = load_job(file)
     assert describe(stages(parsed, cluster_site(parsed, Images())))
-    entries = parsed.spec.tokenizer.train.vocab_size if parsed.spec.tokenizer.train else 128_256
-    memory = estimate(setup_of(parsed.spec.training, parsed.spec.model.dimensions(), entries))
+    given = 128_256 if parsed.spec.training.gpus_per_node else 8_192  # of a large model, or of another example's
+    entries = parsed.spec.tokenizer.train.vocab_size if parsed.spec.tokenizer.train else given
+    memory = estimate(setup_of(parsed.spec.training, parsed.spec.model.dimensions(parsed.spec.training), entries))
     if parsed.spec.training.gpus_per_node:
         assert memory.fits(80 * GIB), memory.table()
     else:
