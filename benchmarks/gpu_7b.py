@@ -167,10 +167,10 @@ def leave_tokens(folder: Path, train: Any, held_out: Any, vocabulary: int) -> St
     outputs = []
     for split, ids in (("train", train), ("held-out", held_out)):
         ids.astype("<u2").tofile(folder / "shard")
-        outputs.append(put_output(storage, folder / "shard", f"tokens/{split}/00000.ds"))
+        outputs.append(put_output(storage, folder / "shard", f"tokens/{split}/random/00000.ds"))
     tokenizer = {"vocab_size": vocabulary, "sha256": "0" * 64, "end_of_text": "<|endoftext|>", "end_of_text_id": 0}
     counts = {"train_tokens": len(train), "held_out_tokens": len(held_out), "held_out_bytes": len(held_out)}
-    tokens = {**counts, "dtype": "uint16", "tokenizer_sha256": "0" * 64}
+    tokens = {**counts, "dtype": "uint16", "tokenizer_sha256": "0" * 64, "sources": {"random": counts}}
     leave_part(storage, Part(stage="tokenizer", index=0, identity="benchmark", facts=tokenizer))
     leave_part(storage, Part(stage="tokenize", index=0, identity="benchmark", outputs=tuple(outputs), facts=tokens))
     for stage in ("tokenizer", "tokenize"):

@@ -91,7 +91,11 @@ def test_the_documents_are_those_whose_tokens_the_batch_has(ran: Ran) -> None:
     """Each piece's tokens in the batch are those of its document's text, which is found in the raw text by file and record."""
     storage = open_folder(ran.storage)
     inputs = read_inputs(storage)
-    stream = open_stream([ran.storage / file.path for file in shard_files(inputs.tokenize, TRAIN)], "uint16")
+    streams, first = [], [0]
+    for source in ("en", "zh"):
+        files = shard_files(inputs.tokenize, TRAIN, source)
+        streams.append(open_stream([ran.storage / file.path for file in files], "uint16"))
+        first.append(first[-1] + (len(streams[-1]) - 1) // LENGTH)
     tokenizer = Tokenizer.from_file(str(ran.storage / "tokenizer" / "tokenizer.json"))
     end = inputs.tokenizer_facts.end_of_text_id
     texts = {
@@ -102,7 +106,9 @@ def test_the_documents_are_those_whose_tokens_the_batch_has(ran: Ran) -> None:
     sources = set()
     for step in (1, 3):
         for sample in ran.trace(step)["samples"]:
-            taken = stream.read(sample["sample"] * LENGTH, sample["sample"] * LENGTH + LENGTH + 1).tolist()
+            which = int(sample["sample"] >= first[1])
+            start = (sample["sample"] - first[which]) * LENGTH
+            taken = streams[which].read(start, start + LENGTH + 1).tolist()
             for piece in sample["documents"]:
                 ids = [*tokenizer.encode(texts[piece["id"]]).ids, end]
                 tokens, taken = taken[: piece["tokens"]], taken[piece["tokens"] :]

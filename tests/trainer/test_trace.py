@@ -83,7 +83,7 @@ def test_the_documents_are_those_that_the_samples_are_made_of(objective: str, tm
     sources = []
     for sample in trace(job, storage, 3).samples:
         place = plan.mixture.places([sample.index])[0]
-        assert (sample.sample, sample.epoch) == (place.sample, place.epoch)
+        assert (sample.sample, sample.epoch) == (plan.mixture.number(place), place.epoch)
         tokens: list[int] = []
         for piece in sample.documents:
             tokens += files[piece.id][piece.first : piece.first + piece.tokens].tolist()

@@ -46,7 +46,7 @@ def test_bf16_with_zero_3_comes_out_as_it_was_trained(site: Site, trained: Train
     assert start("export", file).result["parameters"] == facts["parameters"]
     model = AutoModelForCausalLM.from_pretrained(site.path("export"), use_safetensors=True)
     assert model.dtype == torch.bfloat16
-    ids = torch.from_numpy(np.fromfile(site.path("tokens/held-out/00001.ds"), dtype="<u2").astype(np.int64))
+    ids = torch.from_numpy(np.fromfile(site.path("tokens/held-out/topics/00001.ds"), dtype="<u2").astype(np.int64))
     windows = ids[: 24 * SEQUENCE + 1].unfold(0, SEQUENCE + 1, SEQUENCE)
     with torch.no_grad():
         logits = model.float()(windows[:, :-1]).logits

@@ -59,6 +59,10 @@ class Mixture:
                 found[index] = Place(source, sample, number // self.in_a_pass[source])
         return [found[index] for index in indices]
 
+    def number(self, place: Place) -> int:
+        """The sample's number when the sources' texts are put one behind the other, in samples."""
+        return sum(self.in_a_pass[: place.source]) + place.sample
+
     def chance(self, index: int) -> np.random.Generator:
         """The random numbers of the sample at a global index."""
         return chance_at("training samples", self.seed, index)

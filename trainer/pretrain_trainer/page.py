@@ -33,6 +33,8 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _SCRIPT = Path(__file__).with_name("report.js")
+IN_ALL = "in all"
+"""The row of all sources together; a source has no space in its name."""
 FEW, SOME = 12, 15
 """Of a table with more than SOME rows FEW are shown at once; the others can be opened."""
 
@@ -77,6 +79,7 @@ def page(facts: Facts) -> str:
         sources=sources(facts.chain),
         checkpoints=checkpoints(facts.history, facts.stored),
         evaluation=evaluation(facts.evaluation),
+        by_source=by_source(facts.evaluation),
         samples=facts.evaluation["samples"] if facts.evaluation else [],
         lineage=lineage(facts.chain),
         configuration=yaml.safe_dump(facts.job, sort_keys=False, allow_unicode=True, width=100),
@@ -110,12 +113,23 @@ def numbers(facts: Facts) -> list[tuple[str, str, str]]:
         found.append(("goodput", f"{share:.0%}", "of training's time was productive"))
     found += [
         ("training loss", f"{trained['final_loss']:.3f}", "nats per token, last step"),
-        ("validation loss", f"{trained['validation_loss']:.3f}", f"perplexity {trained['perplexity']:,.1f}"),
+        ("validation loss", f"{trained['validation_loss']:.3f}", validation_remark(trained)),
     ]
     if facts.evaluation:
         held_out = f"{facts.evaluation['tokens']:,} held-out tokens"
-        found.append(("bits per byte", f"{facts.evaluation['bits_per_byte']:.3f}", f"on {held_out}"))
+        found.append(
+            ("bits per byte", f"{facts.evaluation['bits_per_byte']:.3f}", f"on {held_out}")
+            if facts.evaluation["bits_per_byte"] is not None
+            else ("accuracy", f"{facts.evaluation['heads']['tokens']['accuracy']:.1%}", f"on {held_out} asked for")
+        )
     return found
+
+
+def validation_remark(trained: Mapping[str, Any]) -> str:
+    """What the last validation measured besides the loss."""
+    if "perplexity" in trained:
+        return f"perplexity {trained['perplexity']:,.1f}"
+    return f"{trained['accuracy']:.1%} of the tokens asked for were found"
 
 
 def curves(history: History) -> dict[str, Any]:
@@ -269,13 +283,41 @@ def evaluation(found: dict[str, Any] | None) -> list[tuple[str, str]]:
     """The figures of the stage evaluate; nothing if it has not run."""
     if found is None:
         return []
+    bits = [] if found["bits_per_byte"] is None else [("bits per byte", f"{found['bits_per_byte']:.4f}")]
     return [
         ("loss, nats per token", f"{found['loss']:.4f}"),
         ("perplexity", f"{found['perplexity']:,.2f}"),
-        ("bits per byte", f"{found['bits_per_byte']:.4f}"),
+        *bits,
+        *((f"accuracy, {name.replace('_', ' ')}", f"{head['accuracy']:.2%}") for name, head in found["heads"].items()),
         ("held-out text", f"{found['tokens']:,} tokens, {size(found['bytes'])}"),
         ("of", found["checkpoint"]),
     ]
+
+
+def by_source(found: dict[str, Any] | None) -> dict[str, Any]:
+    """The held-out text of each source, and where training went on from a model, that model's figures beside: what was
+    forgotten stands out as a loss that grew.
+    """
+    if found is None:
+        return {"head": [], "rows": [], "before": None}
+    before = found["before"]
+    head = ["source", "tokens", "loss", "perplexity"]
+    if before is not None:
+        head = ["source", "tokens", "loss before", "after", "change", "perplexity before", "after"]
+    elif found["bits_per_byte"] is not None:
+        head.append("bits per byte")
+    rows = []
+    for name, after in [*found["sources"].items(), (IN_ALL, found)]:
+        cells = [name, f"{after['tokens']:,}"]
+        if before is not None:
+            then = before if name == IN_ALL else before["sources"][name]
+            cells += [f"{then['loss']:.4f}", f"{after['loss']:.4f}", f"{after['loss'] - then['loss']:+.4f}"]
+            cells += [f"{then['perplexity']:,.2f}", f"{after['perplexity']:,.2f}"]
+        else:
+            cells += [f"{after['loss']:.4f}", f"{after['perplexity']:,.2f}"]
+            cells += [] if after["bits_per_byte"] is None else [f"{after['bits_per_byte']:.4f}"]
+        rows.append(cells)
+    return {"head": head, "rows": rows, "before": None if before is None else before["uri"]}
 
 
 def lineage(chain: Sequence[Manifest]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ class TextSamples:
     def __init__(self, objective: Objective, texts: Sequence[Text], mixture: Mixture, *, numbered: bool = False) -> None:
         """numbered: whether the model is told the global index of each sample, which dropout is drawn by."""
         self.objective, self.texts, self.mixture, self.numbered = objective, texts, mixture, numbered
-        self.first = np.cumsum([0, *mixture.in_a_pass]).tolist()
 
     def at(self, indices: range) -> list[Sample]:
         samples = [
@@ -34,8 +33,8 @@ class TextSamples:
         ]
 
     def places(self, indices: range) -> list[int]:
-        """Places in the text of the source, behind those of the sources before it."""
-        return [self.first[place.source] + place.sample for place in self.mixture.places(indices)]
+        """Places in the text of all sources, one behind the other."""
+        return [self.mixture.number(place) for place in self.mixture.places(indices)]
 
     def targets(self, samples: range) -> dict[str, int] | None:
         each = self.objective.targets

@@ -59,9 +59,9 @@ class Sample:
     index: int
     """Its global index: how many samples came before it since training began."""
     sample: int
-    """Its place in the text of its source, in samples."""
+    """Its place in the text of all sources, one behind the other, in samples."""
     epoch: int
-    """Passes over that text that were complete before it."""
+    """Passes over the text of its source that were complete before it."""
     rank: int
     """The process that takes it, of as many as the job asks for now."""
     micro_step: int
@@ -112,7 +112,7 @@ def trace(job: Job[TrainerSpec], storage: Storage, step: int) -> Trace:
         texts = open_texts(plan, storage, Path(cache), sorted({place.source for place in places}))
         pieces = documents_of(plan, storage, texts, list(zip(indices, places, strict=True)))
     samples = (
-        Sample(index, place.sample, place.epoch, *taken_by(batch, index), documents=tuple(found))
+        Sample(index, plan.mixture.number(place), place.epoch, *taken_by(batch, index), documents=tuple(found))
         for index, place, found in zip(indices, places, pieces, strict=True)
     )
     return Trace(job.metadata.name, storage.uri, step, batch.steps, batch.sequence_length, tuple(samples))
