@@ -37,6 +37,7 @@ IMMUTABLE = (
     "corpus.language",
     "corpus.quality",
     "corpus.pii",
+    "corpus.augment",
     "corpus.deduplicate",
     "corpus.heldOutFraction",
     "corpus.maxBadRecordFraction",

@@ -37,7 +37,7 @@ BLOCKS: dict[BlockName, Callable[[Corpus], Block]] = {
 def run(task: Task) -> Outcome:
     """One task: the files that fall to it, through all blocks, into one shard."""
     corpus = task.spec.corpus
-    blocks = [BLOCKS[name](corpus) for name in corpus.clean]
+    blocks = [BLOCKS[name](corpus) for name in corpus.blocks]
     for block in blocks:
         block.dropped = task.tally.reasons(block.name)
     shard = task.scratch / "shard.jsonl.zst"

@@ -13,9 +13,10 @@ from pretrain_stage.section import Rule, Section
 from pretrain_stage.spans import spans_that_fill
 from pydantic import ConfigDict, Field
 
-Block = Literal["extract", "normalize", "language", "quality", "pii"]
+Block = Literal["extract", "normalize", "language", "quality", "pii", "augment"]
 Format = Literal["jsonl", "parquet", "csv", "text", "html", "warc"]
 LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2}$", min_length=2, max_length=2)]
+Word = Annotated[str, Field(min_length=1, max_length=50)]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", min_length=1, max_length=20)]
 FieldName = Annotated[str, Field(min_length=1, max_length=253)]
 
@@ -117,6 +118,38 @@ class Pii(Section):
     ip_address: bool = Field(default=True, description="Whether to replace public IP addresses.")
 
 
+class Augment(Section):
+    """Options of the block augment: copies of training documents with small changes (Wei and Zou 2019)."""
+
+    constraints: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            message="delete, swap, synonym and noise must not exceed 1 in sum; lower one of them",
+            cel="self.delete + self.swap + self.synonym + self.noise <= 1.0",
+            holds=lambda s: s.delete + s.swap + s.synonym + s.noise <= 1,
+        ),
+        Rule(
+            message="synonym needs synonyms; give some, or set synonym to 0",
+            cel="self.synonym == 0.0 || size(self.synonyms) > 0",
+            holds=lambda s: s.synonym == 0 or len(s.synonyms) > 0,
+        ),
+    )
+
+    copies: int = Field(default=1, ge=1, le=20, description="Copies of each document that is trained on.")
+    delete: float = Field(default=0.05, ge=0, le=1, description="Probability that a word is left out.")
+    swap: float = Field(default=0.05, ge=0, le=1, description="Probability that a word changes places with the next one.")
+    synonym: float = Field(default=0, ge=0, le=1, description="Probability that a word with synonyms is replaced by one.")
+    noise: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Probability that a character of a word is doubled, left out or changed with the next.",
+    )
+    synonyms: list[Annotated[list[Word], Field(min_length=2, max_length=20)]] = Field(
+        default=[], max_length=500, description="Groups of words that may stand for each other."
+    )
+    seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of the changes, beside the document's text.")
+
+
 class Minhash(Section):
     """Options of near-duplicate detection by MinHash and locality-sensitive hashing (Broder 1997)."""
 
@@ -161,18 +194,25 @@ class Corpus(Section):
             cel="self.clean.all(a, self.clean.exists_one(b, b == a))",
             holds=lambda s: len(set(s.clean)) == len(s.clean),
         ),
+        Rule(
+            message="augment must be the last block of clean; move it to the end",
+            cel="!self.clean.exists(block, block == 'augment') || self.clean[size(self.clean) - 1] == 'augment'",
+            holds=lambda s: "augment" not in s.clean[:-1],
+        ),
     )
 
     sources: list[Source] = Field(min_length=1, max_length=100, description="Where the raw text is.")
     clean: list[Block] = Field(
         default=["extract", "normalize", "language", "quality", "pii"],
-        max_length=5,
-        description="Blocks that each document passes, in this order; each has its options in the field of the same name.",
+        max_length=6,
+        description="Blocks that each document passes, in this order; each has its options in the field of the same name. augment, "
+        "the last if it is named, makes copies of what is trained on, after duplicates are dropped.",
     )
     normalize: Normalize = Field(default=Normalize(), description="Options of the block normalize.")
     language: Language = Field(default=Language(), description="Options of the block language.")
     quality: Quality = Field(default=Quality(), description="Options of the block quality.")
     pii: Pii = Field(default=Pii(), description="Options of the block pii.")
+    augment: Augment = Field(default=Augment(), description="Options of the block augment.")
     deduplicate: Deduplicate = Field(default=Deduplicate(), description="How duplicates are found and dropped.")
     held_out_fraction: float = Field(
         default=0.005,
@@ -189,6 +229,16 @@ class Corpus(Section):
     tasks: int = Field(default=1, ge=1, le=100_000, description="Shards that each preprocessing stage is split into.")
     parallelism: int = Field(default=1, ge=1, le=10_000, description="Tasks that run at the same time.")
     resources: Resources = Field(default=Resources(), description="What each preprocessing pod asks for.")
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks that documents pass in the stage clean."""
+        return [name for name in self.clean if name != "augment"]
+
+    @property
+    def augments(self) -> bool:
+        """Whether documents that are trained on have copies."""
+        return "augment" in self.clean
 
 
 class TrainTokenizer(Section):

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain_preprocess.blocks.words import language_by_script, splitter
+from pretrain_preprocess.blocks.words import word_spans
 
 WORD, SENTENCE = 1, 2
 
@@ -52,13 +52,8 @@ def mark(text: str, ends: Sequence[int], language: str | None = None) -> NDArray
 
 def word_starts(text: str, language: str | None = None) -> list[int]:
     """Where each word begins, in characters: where the one before ends."""
-    starts, end = [], 0
-    for word in splitter(language or language_by_script(text)).word_tokenize(text):
-        place = text.find(word, end)
-        if place >= 0:  # datatrove takes a word that makes spaCy raise out of the text
-            starts.append(end)
-            end = place + len(word)
-    return starts or [0]
+    ends = [end for _, end in word_spans(text, language)]
+    return [0, *ends[:-1]]
 
 
 def sentence_starts(text: str) -> list[int]:

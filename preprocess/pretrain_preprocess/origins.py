@@ -6,10 +6,12 @@ tokens/train/<index>.ds.documents.parquet    a row for each document, in the ord
     record    its place among the file's records, from 0: line, row, paragraph or WARC record
     id        its own id, or source/file#record
     end       where it ends in the token file, in tokens, its end-of-text token included
+    augmented of a copy that the block augment made, how often each operation was carried out, as JSON; else null
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +19,17 @@ import pyarrow.parquet as pq
 from datatrove.data import Document
 
 SUFFIX = ".documents.parquet"
+AUGMENTED = "augmented"
+"""Key of a copy's metadata: how often each operation was carried out."""
 SCHEMA = pa.schema(
-    [("source", pa.string()), ("file", pa.string()), ("record", pa.int64()), ("id", pa.string()), ("end", pa.int64())]
+    [
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("record", pa.int64()),
+        ("id", pa.string()),
+        ("end", pa.int64()),
+        (AUGMENTED, pa.string()),
+    ]
 )
 ROWS_AT_ONCE = 50_000
 """Rows that are held in memory: a few megabytes."""
@@ -29,12 +40,13 @@ class OriginWriter:
 
     def __init__(self, path: Path) -> None:
         self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-        self._rows: list[tuple[str, str, int, str, int]] = []
+        self._rows: list[tuple[str, str, int, str, int, str | None]] = []
 
     def write(self, document: Document, end: int) -> None:
         """The next document of the token file. end: in tokens from the beginning of the file."""
         origin = document.metadata
-        self._rows.append((origin["source"], origin["file"], origin["record"], document.id, end))
+        done = json.dumps(origin[AUGMENTED]) if AUGMENTED in origin else None
+        self._rows.append((origin["source"], origin["file"], origin["record"], document.id, end, done))
         if len(self._rows) == ROWS_AT_ONCE:
             self._flush()
 

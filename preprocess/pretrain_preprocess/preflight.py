@@ -136,7 +136,8 @@ def check_languages(spec: PreflightSpec) -> None:
             raise UserError(
                 f"corpus.language.keep: {language!r} is no language that the detector knows; it knows {', '.join(sorted(known))}"
             )
-        if "quality" in corpus.clean or corpus.deduplicate.method == "minhash" or spec.training.needs_marks:
+        by_words = "quality" in corpus.clean or corpus.deduplicate.method == "minhash" or corpus.augments
+        if by_words or spec.training.needs_marks:
             splitter(language)
 
 

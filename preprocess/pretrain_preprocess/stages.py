@@ -44,10 +44,10 @@ def corpus_stage(spec: PreprocessSpec) -> str:
 def _clean_config(spec: PreprocessSpec) -> JsonValue:
     """Where the sources lie is not part of it: their listing is an input of its own. Nor is how often training sees them."""
     corpus = spec.corpus
-    options = {name: getattr(corpus, name) for name in corpus.clean if name != "extract"}
+    options = {name: getattr(corpus, name) for name in corpus.blocks if name != "extract"}
     return {
         "tasks": corpus.tasks,
-        "clean": list(corpus.clean),
+        "clean": list(corpus.blocks),
         "options": {name: section.model_dump(mode="json") for name, section in options.items()},
         "sources": [source.model_dump(mode="json", exclude={"uri", "weight", "epochs"}) for source in corpus.sources],
     }
@@ -72,8 +72,13 @@ def _tokenizer_config(spec: PreprocessSpec) -> JsonValue:
 
 
 def _tokenize_config(spec: PreprocessSpec) -> JsonValue:
-    marks = {"marks": True} if spec.training.needs_marks else {}
-    return {"tasks": spec.corpus.tasks, "held_out_fraction": spec.corpus.held_out_fraction, **marks}
+    corpus = spec.corpus
+    config: dict[str, JsonValue] = {"tasks": corpus.tasks, "held_out_fraction": corpus.held_out_fraction}
+    if spec.training.needs_marks:
+        config["marks"] = True
+    if corpus.augments:
+        config["augment"] = corpus.augment.model_dump(mode="json")
+    return config
 
 
 def _one(spec: PreprocessSpec) -> int:

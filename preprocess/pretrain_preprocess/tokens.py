@@ -25,7 +25,7 @@ from tokenizers import Encoding, Tokenizer
 
 from pretrain_preprocess import origins
 from pretrain_preprocess.documents import TEXT_BYTES, read_documents
-from pretrain_preprocess.origins import OriginWriter
+from pretrain_preprocess.origins import AUGMENTED, OriginWriter
 from pretrain_preprocess.split import is_held_out
 from pretrain_preprocess.stages import corpus_stage
 from pretrain_preprocess.task import Outcome, Task
@@ -37,8 +37,11 @@ BATCH_CHARACTERS = 4_000_000
 MARKS = ".marks"
 SPLITS = ("train", "held-out")
 TOTALS = ("tokens", "documents", "bytes")
-COUNTS = {"train": (*TOTALS, "characters"), "held-out": (*TOTALS, "characters", "words")}
-"""What is counted of each source."""
+COUNTS = {"train": (*TOTALS, "characters", "copies"), "held-out": (*TOTALS, "characters", "words")}
+"""What is counted of each source. Copies that augment has made are among the documents."""
+
+Placed = tuple[str, Document]
+"""A document with its split."""
 
 
 def run(task: Task) -> Outcome:
@@ -50,14 +53,12 @@ def run(task: Task) -> Outcome:
     dtype = token_type(int(str(facts["vocab_size"])))
     needs_marks = task.spec.training.needs_marks
     files: dict[tuple[str, str], TokenFile] = {}
-    for batch in batches(read_documents(task, corpus_stage(task.spec))):
-        for document, encoding in zip(batch, encode(tokenizer, batch, needs_marks), strict=True):
-            split = SPLITS[is_held_out(document.text, task.spec.corpus.held_out_fraction)]
+    for batch in batches(placed(task)):
+        for (split, document), encoding in zip(batch, encode(tokenizer, batch, needs_marks), strict=True):
             key = split, document.metadata["source"]
             if key not in files:
                 files[key] = TokenFile(task, *key, dtype, needs_marks)
             files[key].write(document, encoding, end_of_text)
-            task.tally.keep(document.metadata[TEXT_BYTES])
     outputs = [output for file in files.values() for output in file.close()]
     return Outcome(
         tuple(outputs),
@@ -69,9 +70,23 @@ def run(task: Task) -> Outcome:
     )
 
 
-def encode(tokenizer: Tokenizer, batch: list[Document], with_places: bool) -> list[Encoding]:
+def placed(task: Task) -> Iterator[Placed]:
+    """The documents of the task's shard with their splits; behind each that is trained on, its copies, if there are to be any."""
+    corpus = task.spec.corpus
+    for document in read_documents(task, corpus_stage(task.spec)):
+        split = SPLITS[is_held_out(document.text, corpus.held_out_fraction)]
+        yield split, document
+        task.tally.keep(document.metadata[TEXT_BYTES])
+        if corpus.augments and split == "train":
+            from pretrain_preprocess.augment import copies  # it imports spaCy
+
+            for copy in copies(document, corpus.augment):
+                yield split, copy
+
+
+def encode(tokenizer: Tokenizer, batch: list[Placed], with_places: bool) -> list[Encoding]:
     """The tokens of each document; where they lie in its text takes more time, so only if it is asked for."""
-    texts = [document.text for document in batch]
+    texts = [document.text for _, document in batch]
     encodings: list[Encoding] = (tokenizer.encode_batch if with_places else tokenizer.encode_batch_fast)(
         texts, add_special_tokens=False
     )
@@ -115,6 +130,7 @@ class TokenFile:
             self._marks.write(mark(document.text, ends, document.metadata.get(LANGUAGE)).tobytes())
         text = document.text
         self.counts.update(tokens=len(ids), documents=1, bytes=document.metadata[TEXT_BYTES], characters=len(text))
+        self.counts["copies"] += AUGMENTED in document.metadata
         if "words" in COUNTS[self._split]:
             self.counts["words"] += words_of(text)
 
@@ -168,12 +184,12 @@ def token_type(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def batches(documents: Iterable[Placed]) -> Iterator[list[Placed]]:
     """Documents in groups of about BATCH_CHARACTERS."""
-    batch: list[Document] = []
+    batch: list[Placed] = []
     characters = 0
-    for document in documents:
-        batch.append(document)
+    for split, document in documents:
+        batch.append((split, document))
         characters += len(document.text)
         if characters >= BATCH_CHARACTERS:
             yield batch

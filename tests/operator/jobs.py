@@ -114,6 +114,21 @@ BROKEN_RULES = (
     ),
     Case("same block twice", {"corpus.clean": ["pii", "pii"]}, "clean names a block twice; name each once"),
     Case(
+        "a block behind augment",
+        {"corpus.clean": ["augment", "pii"]},
+        "augment must be the last block of clean; move it to the end",
+    ),
+    Case(
+        "more changes than words",
+        {"corpus.augment": {"delete": 0.6, "swap": 0.5}},
+        "delete, swap, synonym and noise must not exceed 1 in sum; lower one of them",
+    ),
+    Case(
+        "synonyms that are not given",
+        {"corpus.augment": {"synonym": 0.1}},
+        "synonym needs synonyms; give some, or set synonym to 0",
+    ),
+    Case(
         "a budget without a price",
         {"cost": {"budget": 100}},
         "budget needs pricePerGPUHour; add the price, or remove the budget",
@@ -453,6 +468,7 @@ CHANGES: dict[str, Any] = {
     "corpus.language": {"keep": ["de"]},
     "corpus.quality": {"minWords": 1},
     "corpus.pii": {"email": False},
+    "corpus.augment": {"copies": 2},
     "corpus.deduplicate": {"method": "exact"},
     "corpus.heldOutFraction": 0.1,
     "corpus.maxBadRecordFraction": 0.1,

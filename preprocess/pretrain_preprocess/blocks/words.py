@@ -146,10 +146,21 @@ def splitter(language: str) -> WordTokenizer:
     if language in WITHOUT_SPACES:
         raise UserError(
             f"corpus.language.keep: {language!r} is written without spaces between words, and no splitter for it is built in; "
-            "leave it out, or drop the block quality, deduplicate by method exact and learn by no masked-lm objective"
+            "leave it out, or drop the blocks quality and augment, deduplicate by method exact and learn by no masked-lm objective"
         )
     has_rules = language not in OWN_RULES_NEED_MORE and spacy_knows(language)
     return SpacedWords(language if has_rules else "xx")
+
+
+def word_spans(text: str, language: str | None = None) -> list[tuple[int, int]]:
+    """Where each word begins and ends, in characters. `language` is what the block language found, if it has seen the text."""
+    spans, end = [], 0
+    for word in splitter(language or language_by_script(text)).word_tokenize(text):
+        begin = text.find(word, end)
+        if begin >= 0:  # datatrove takes a word that makes spaCy raise out of the text
+            end = begin + len(word)
+            spans.append((begin, end))
+    return spans
 
 
 def spacy_knows(language: str) -> bool:
