@@ -51,6 +51,18 @@ def test_a_job_in_training() -> None:
     assert any("attempt 1 ended, Infrastructure: rank 1: killed (checkpoint" in line for line in printed(job(TRAINING)))
 
 
+def test_fine_tuning_shows_how_far_it_is() -> None:
+    stages = [stage("train", "Succeeded", 2, succeeded=2), stage("finetune-mood", "Running", active=1, startTime=ago(20))]
+    now = job(TRAINING | {"phase": "Finishing", "stage": "finetune-mood", "progress": "75%", "stages": stages})
+    (line,) = (line for line in printed(now) if line.startswith("finetune-mood"))
+    assert "━━━━━━━━━━━━ 75 %, 1 active" in line
+    before = job(TRAINING | {"phase": "Finishing", "stage": "finetune-mood", "progress": "25%", "stages": stages})
+    assert list(changes(before, now, NOW)) == ["finetune-mood: 75%"]
+    unknown = job(TRAINING | {"phase": "Finishing", "stage": "finetune-mood", "progress": "0/1", "stages": stages})
+    (line,) = (line for line in printed(unknown) if line.startswith("finetune-mood"))
+    assert "%" not in line
+
+
 LEDGER = {
     "state": "productive", "since": ago(8), "ratio": 0.43,
     "seconds": {"queued": 12, "starting": 20.5, "preprocessing": 280, "initializing": 30.25, "productive": 120.5,

@@ -129,6 +129,8 @@ def summary(job: PretrainJob, state: RunState, log_dir: Path) -> Iterator[str | 
         yield from written(storage)
         for what, path in (("report", "reports/index.html"), ("curves", "reports/curves.png"), ("model", "export")):
             yield f"{what}: {storage.uri}/{path}"
+        yield from (f"model for {task.name}: {storage.uri}/finetune/{task.name}/export" for task in job.spec.finetune)
+        yield from (f"answers of {one.name}: {storage.uri}/predict/{one.name}" for one in job.spec.predict)
     else:
         yield f"files: {storage.uri}"
     yield f"logs: {log_dir}"

@@ -8,8 +8,8 @@ import math
 import os
 import select
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Protocol, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -214,8 +214,11 @@ FACTS = {
     "loss": "loss {:.3f}",
     "perplexity": "perplexity {:.2f}",
     "bits_per_byte": "{:.3f} bits a byte",
+    "records": "{:,} records",
 }
 """Facts of manifests that are worth a word, and how each is said."""
+SHOWN_FIGURES = ("accuracy", "macro-f1", "entity-f1", "bleu", "rouge-l", "exact-match", "token-f1")
+"""Figures of a fine-tuned model that are; its report has all of them."""
 
 
 def outcomes(stage: StageState) -> list[str]:
@@ -225,7 +228,19 @@ def outcomes(stage: StageState) -> list[str]:
         dropped = stage.counts.read - stage.counts.kept
         found += [f"{stage.counts.read:,} read", f"{stage.counts.kept:,} kept", f"{dropped:,} dropped"]
     found += [said.format(stage.facts[key]) for key, said in FACTS.items() if isinstance(stage.facts.get(key), int | float)]
+    found += _of_a_task(stage.facts)
     return found or (list(_training_numbers(stage.training)) if stage.training else [])
+
+
+def _of_a_task(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What a stage of fine-tuning says: which model was chosen, figures on the test split, else how many examples there are."""
+    match facts:
+        case {"metric": str(metric), "best": int(best) | float(best)}:
+            yield f"best validation {metric} {best:.3f}"
+        case {"test": dict(figures)}:
+            yield from (f"{name} {value:.3f}" for name, value in figures.items() if name in SHOWN_FIGURES)
+        case {"examples": {"train": int(train), "validation": int(validation), "test": int(test)}}:
+            yield f"{train:,} examples, {validation:,} to validate, {test:,} to test"
 
 
 def duration(seconds: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import StringIO
+from typing import Any
 
 import pytest
 from pretrain_operator.local.progress import RunState, StageState, Task, Training, Warned
@@ -133,6 +134,22 @@ def test_lines_of_progress_come_every_ten_seconds_at_most() -> None:
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "train: running"
     assert [line.rsplit("after ")[1] for line in lines[1:]] == ["0:10)", "0:20)", "0:30)"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"examples": {"train": 1_920, "validation": 240, "test": 240}}, ["1,920 examples, 240 to validate, 240 to test"]),
+        (
+            {"steps": 16, "validation_loss": 0.7, "metric": "macro-f1", "best": 0.8125, "examples": {"train": 9}},
+            ["16 steps", "validation loss 0.700", "best validation macro-f1 0.812"],
+        ),
+        ({"examples": 60, "test": {"accuracy": 0.75, "loss": 0.6, "macro-f1": 0.5}}, ["accuracy 0.750", "macro-f1 0.500"]),
+        ({"records": 1_000, "errors": 0}, ["1,000 records"]),
+    ],
+)
+def test_what_a_stage_of_a_task_has_come_to(facts: dict[str, Any], said: list[str]) -> None:
+    assert outcomes(replace(WAITING, facts=facts)) == said
 
 
 def test_what_a_stage_has_come_to() -> None:
