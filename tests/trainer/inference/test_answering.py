@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, TaskType, get_peft_model
+from pretrain_stage.errors import UserError
+from pretrain_trainer.finetune.methods import put_adapters, save_bottlenecks
 from pretrain_trainer.generate import Sampling
 from pretrain_trainer.inference.answering import Answer, AnsweringModel, BadRecord, Settings
 from pretrain_trainer.inference.folder import open_model_folder
@@ -199,3 +203,31 @@ def test_an_adapter_is_put_on_its_base(llama: Path, tmp_path: Path) -> None:
     given = tokenizer("if x", return_tensors="pt")
     made = adapted.eval().generate(**given, max_new_tokens=20, do_sample=False)[0, given["input_ids"].size(1) :]
     assert answer["answer"] == tokenizer.decode(made, skip_special_tokens=True) != plain["answer"]
+
+
+def test_bottlenecks_are_put_on_their_base(classifier: Path, tmp_path: Path) -> None:
+    adapted = transformers.AutoModelForSequenceClassification.from_pretrained(classifier).eval()
+    put_adapters(adapted, 8)
+    adapted.requires_grad_(False)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "bottleneck" in name:
+                parameter.normal_(std=0.3)
+                parameter.requires_grad_(True)
+    save_bottlenecks(adapted, 8, tmp_path)
+    (tmp_path / "base.json").write_text(json.dumps({"uri": str(classifier), "digest": "", "own": False}))
+    shutil.copy(classifier / "config.json", tmp_path)
+    (plain,) = asked(loaded(classifier), {"text": TEXTS[0]})
+    (answer,) = asked(loaded(tmp_path), {"text": TEXTS[0]})
+    tokenizer = transformers.AutoTokenizer.from_pretrained(classifier)
+    with torch.no_grad():
+        expected = torch.softmax(adapted(**tokenizer(TEXTS[0], return_tensors="pt")).logits[0], -1)
+    assert list(answer["scores"].values()) == pytest.approx(expected.tolist(), abs=2e-6)
+    assert answer["scores"] != plain["scores"]
+
+
+def test_an_adapter_without_its_base(llama: Path, tmp_path: Path) -> None:
+    shutil.copy(llama / "tokenizer.json", tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/elsewhere"}')
+    with pytest.raises(UserError, match="holds only an adapter, of someone/elsewhere, which is no folder here; copy that"):
+        loaded(tmp_path)

@@ -22,6 +22,8 @@ from pretrain_trainer.config.presets import Dimensions
 Kind = Literal["generation", "classification", "token-classification"]
 
 CONFIG, ADAPTER, TOKENIZER = "config.json", "adapter_config.json", "tokenizer.json"
+BOTTLENECKS, BASE = "bottlenecks.safetensors", "base.json"
+"""What the export of a task leaves instead of a whole model, and where it says which model that belongs to."""
 WEIGHTS = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 READ = (WEIGHTS, ".json", ".jinja")
@@ -48,7 +50,9 @@ class ModelFolder:
     config: Mapping[str, Any]
     """config.json, of the base where the folder holds only an adapter."""
     base: Path | None
-    """Where the weights are that an adapter belongs to; None if the folder holds a whole model."""
+    """Where the model is that an adapter belongs to; None if the folder holds a whole one."""
+    adapter: Mapping[str, Any] | None
+    """adapter_config.json, where peft made the adapter."""
     tokenizer: Path
     """The folder that has tokenizer.json."""
 
@@ -56,7 +60,7 @@ class ModelFolder:
     def positions(self) -> int | None:
         """Most tokens of a text; None if the configuration sets no bound."""
         given = self.config.get("max_position_embeddings", self.config.get("n_positions"))
-        return int(given) if given else None
+        return int(given) - int((self.adapter or {}).get("num_virtual_tokens", 0)) if given else None
 
     @property
     def encoder_decoder(self) -> bool:
@@ -95,7 +99,7 @@ def open_model_folder(uri: str, endpoint: str | None = None) -> ModelFolder:
 def read_model_folder(path: Path, name: str) -> ModelFolder:
     """What the folder at `path` holds. Raises UserError if that cannot be asked. name: what to call it in messages."""
     adapter = read_json(path / ADAPTER, name)
-    base = None if adapter is None else base_of(adapter, path, name)
+    base = base_of(adapter, path, name) if adapter is not None or (path / BOTTLENECKS).exists() else None
     config = read_json(path / CONFIG, name)
     if config is None and base is not None:
         config = read_json(base / CONFIG, str(base))
@@ -109,7 +113,7 @@ def read_model_folder(path: Path, name: str) -> ModelFolder:
     if where is None:
         raise UserError(f"{name}: holds no {TOKENIZER}; save the tokenizer that the model was trained with into the folder")
     check_vocabulary(where / TOKENIZER, config, name)
-    return ModelFolder(path, name, kind_of(config, adapter, name), config, base, where)
+    return ModelFolder(path, name, kind_of(config, adapter, name), config, base, adapter, where)
 
 
 def read_json(path: Path, name: str) -> dict[str, Any] | None:
@@ -125,15 +129,18 @@ def read_json(path: Path, name: str) -> dict[str, Any] | None:
     return found
 
 
-def base_of(adapter: Mapping[str, Any], path: Path, name: str) -> Path:
-    """The folder of the model that an adapter of peft belongs to."""
-    given = str(adapter.get("base_model_name_or_path") or "")
-    for folder in (path / given, Path(given)) if given else ():
-        if (folder / CONFIG).exists():
-            return folder
+def base_of(adapter: Mapping[str, Any] | None, path: Path, name: str) -> Path:
+    """The folder of the model that an adapter belongs to."""
+    told = read_json(path / BASE, name) or {}
+    given = [str((adapter or {}).get("base_model_name_or_path") or ""), str(told.get("uri") or "")]
+    for one in filter(None, (*given, "../../../export" if told.get("own") else "")):
+        for folder in (path / one, Path(one)):
+            if (folder / CONFIG).exists():
+                return folder
+    where = next(filter(None, given), "nothing")
     raise UserError(
-        f"{name}: holds only an adapter, and its base_model_name_or_path in {ADAPTER} is {given or 'empty'}, which is no "
-        "folder here; put the path of the base model there, or merge the adapter"
+        f"{name}: holds only an adapter, of {where}, which is no folder here; copy that here and name it in "
+        f"{ADAPTER if adapter else BASE}, or give a folder into which the adapter is merged"
     )
 
 

@@ -94,7 +94,7 @@ def weight_files(folder: ModelFolder) -> list[Any]:
 
 
 def their_model(folder: ModelFolder, device: torch.device) -> Any:
-    """The folder's model in transformers' own class; an adapter of peft is put on its base."""
+    """The folder's model in transformers' own class; an adapter is put on its base."""
     auto = {
         "classification": transformers.AutoModelForSequenceClassification,
         "token-classification": transformers.AutoModelForTokenClassification,
@@ -104,7 +104,7 @@ def their_model(folder: ModelFolder, device: torch.device) -> Any:
     try:
         model, report = auto.from_pretrained(
             where,
-            config=transformers.AutoConfig.for_model(**folder.config) if folder.base else None,
+            config=transformers.AutoConfig.from_pretrained(folder.path if (folder.path / CONFIG).exists() else where),
             use_safetensors=True,
             local_files_only=True,
             dtype=dtype_on(device) or "auto",
@@ -122,6 +122,10 @@ def their_model(folder: ModelFolder, device: torch.device) -> Any:
 
 def with_adapter(model: Any, folder: ModelFolder) -> Any:
     """The base with the folder's adapter, merged into it where that can be."""
+    if folder.adapter is None:
+        from pretrain_trainer.finetune.methods import with_bottlenecks
+
+        return with_bottlenecks(model, folder.path)
     from peft import PeftModel
 
     with warnings.catch_warnings():
