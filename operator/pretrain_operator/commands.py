@@ -46,9 +46,9 @@ class Report(StrEnum):
 STAGE_NAMES = (
     *("preflight", "clean", "exact-signatures", "exact-find", "exact-filter"),
     *("minhash-signatures", "minhash-buckets", "minhash-cluster", "minhash-filter"),
-    *("tokenizer", "tokenize", "train", "evaluate", "export", "report"),
+    *("tokenizer", "tokenize", "vocabulary", "train", "evaluate", "export", "report"),
 )
-"""The stages that jobs can have, for completion, which should not load what makes them (stages.py)."""
+"""The stages that jobs can have but for those of their tasks, for completion, which should not load what makes them (stages.py)."""
 
 
 def _stage_names(incomplete: str) -> list[str]:
