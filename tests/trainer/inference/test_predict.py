@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,16 @@ def test_answers_are_in_the_order_of_the_records(records: Path, tmp_path: Path) 
     assert [one.records for one in told] == [0, 16, 32, 48, 64, 80, 90]
     assert max(model.asked) > 3
     assert not part_of(tmp_path / "out.jsonl").exists()
+
+
+def test_a_window_ends_with_so_many_batches(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a slow model loses no more by a kill than a quick one."""
+    monkeypatch.setattr(predicting, "WINDOW_BATCHES", 1)
+    told: list[Tally] = []
+    tally = run(records, tmp_path / "out.jsonl", tell=told.append)
+    read = [later.prompt_tokens - earlier.prompt_tokens for earlier, later in pairwise(told)]
+    assert all(200 <= tokens < 260 for tokens in read[:-1])
+    assert (tally.records, tally.prompt_tokens) == (90, sum(read))
 
 
 def test_batches_hold_records_of_about_the_same_length() -> None:

@@ -23,7 +23,8 @@ from pretrain_stage.storage import file_sha256
 
 from pretrain_trainer.inference.answering import Answer, AnsweringModel, BadRecord, Question
 
-WINDOW_RECORDS, WINDOW_BYTES = 512, 16 * 1024 * 1024
+WINDOW_RECORDS, WINDOW_BYTES, WINDOW_BATCHES = 4096, 16 * 1024 * 1024, 8
+"""Most records of a window, their bytes, and full batches that they may make: what a kill can cost."""
 LINE_BYTES = 16 * 1024 * 1024
 """Most of a record: a longer line is no record but a mistake."""
 REVISION = 1
@@ -88,6 +89,17 @@ class Line:
     read_bytes: int
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A line as a question to the model, or what is wrong with it."""
+
+    line: Line
+    said: Answer
+    """What its answer says whatever the model does: the record's id, an error."""
+    question: Question | None
+    cost: int = 0
+
+
 def predict(
     pieces: Sequence[Piece],
     out: Path,
@@ -117,8 +129,9 @@ def predict(
         if not commit.finished:
             answering = model()
             tell(commit.tally)
-            for window in windows(lines(pieces, commit.piece, commit.offset)):
-                answers, prompt_tokens = answered(answering, window, batch_tokens, seed)
+            asked = (ask(answering, line, seed) for line in lines(pieces, commit.piece, commit.offset))
+            for window in windows(asked, batch_tokens):
+                answers = answered(answering, window, batch_tokens)
                 data = b"".join(json.dumps(answer, ensure_ascii=False).encode() + b"\n" for answer in answers)
                 file.write(data)
                 file.flush()
@@ -126,11 +139,11 @@ def predict(
                 digest.update(data)
                 commit = replace(
                     commit,
-                    piece=window[-1].piece,
-                    offset=window[-1].next_offset,
+                    piece=window[-1].line.piece,
+                    offset=window[-1].line.next_offset,
                     written_bytes=commit.written_bytes + len(data),
                     sha256=digest.hexdigest(),
-                    tally=add(commit.tally, answers, prompt_tokens, window),
+                    tally=add(commit.tally, answers, window),
                 )
                 write_commit(progress, commit)
                 tell(commit.tally)
@@ -255,38 +268,41 @@ def _first_line(file: IO[bytes], start: int) -> int:
     return file.tell()
 
 
-def windows(found: Iterator[Line]) -> Iterator[list[Line]]:
-    """Lines in groups, which a run that goes on groups alike."""
-    window: list[Line] = []
-    size = 0
-    for line in found:
-        window.append(line)
-        size += len(line.data)
-        if len(window) == WINDOW_RECORDS or size >= WINDOW_BYTES:
+def ask(model: AnsweringModel, line: Line, seed: int) -> Asked:
+    """Reads a line."""
+    said: Answer = {}
+    try:
+        record = parse_record(line.data)
+        said = {"id": record["id"]} if "id" in record else {}
+        question = model.question(record, seed_of(seed, line.data))
+    except BadRecord as error:
+        return Asked(line, {**said, "error": str(error)}, None)
+    return Asked(line, said, question, model.cost(question))
+
+
+def windows(asked: Iterator[Asked], batch_tokens: int) -> Iterator[list[Asked]]:
+    """Questions in groups, which a run that goes on groups alike."""
+    window: list[Asked] = []
+    size = cost = 0
+    for one in asked:
+        window.append(one)
+        size, cost = size + len(one.line.data), cost + one.cost
+        if len(window) == WINDOW_RECORDS or size >= WINDOW_BYTES or cost >= WINDOW_BATCHES * batch_tokens:
             yield window
-            window, size = [], 0
+            window, size, cost = [], 0, 0
     if window:
         yield window
 
 
-def answered(model: AnsweringModel, window: Sequence[Line], batch_tokens: int, seed: int) -> tuple[list[Answer], int]:
-    """An answer to each line, in their order: the record's id, if it has one, and what the model says, or what is wrong.
-
-    Also how many tokens the model read.
-    """
-    found: list[Answer] = [{} for _ in window]
-    questions: dict[int, Question] = {}
-    for place, line in enumerate(window):
-        try:
-            record = parse_record(line.data)
-            found[place] |= {"id": record["id"]} if "id" in record else {}
-            questions[place] = model.question(record, seed_of(seed, line.data))
-        except BadRecord as error:
-            found[place]["error"] = str(error)
-    for batch in batches({place: model.cost(question) for place, question in questions.items()}, batch_tokens):
-        for place, answer in zip(batch, model.answer([questions[place] for place in batch]), strict=True):
+def answered(model: AnsweringModel, window: Sequence[Asked], batch_tokens: int) -> list[Answer]:
+    """An answer to each question, in their order."""
+    found = [dict(one.said) for one in window]
+    costs = {place: one.cost for place, one in enumerate(window) if one.question is not None}
+    for batch in batches(costs, batch_tokens):
+        questions = [question for place in batch if (question := window[place].question) is not None]
+        for place, answer in zip(batch, model.answer(questions), strict=True):
             found[place] |= answer
-    return found, sum(len(question.tokens) for question in questions.values())
+    return found
 
 
 def parse_record(line: bytes) -> dict[str, Any]:
@@ -326,12 +342,12 @@ def batches(costs: Mapping[int, int], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def add(tally: Tally, answers: Sequence[Answer], prompt_tokens: int, window: Sequence[Line]) -> Tally:
+def add(tally: Tally, answers: Sequence[Answer], window: Sequence[Asked]) -> Tally:
     """The tally after a window."""
     return Tally(
         tally.records + len(answers),
         tally.errors + sum("error" in answer for answer in answers),
-        tally.prompt_tokens + prompt_tokens,
+        tally.prompt_tokens + sum(len(one.question.tokens) for one in window if one.question is not None),
         tally.new_tokens + sum(answer.get("new_tokens", 0) for answer in answers),
-        tally.read_bytes + sum(line.read_bytes for line in window),
+        tally.read_bytes + sum(one.line.read_bytes for one in window),
     )
