@@ -100,7 +100,7 @@ def lines(sample: Sample, tokenizer: Tokenizer) -> Iterator[str]:
 
 def words(row: Any, tokenizer: Tokenizer) -> str:
     shown: Mapping[str, str] = {f"<|sentinel_{number}|>": f"<{number}>" for number in range(8)}
-    names = [tokenizer.id_to_token(int(token)) for token in row if token != IGNORED]
+    names = [tokenizer.id_to_token(int(token)) or "" for token in row if token != IGNORED]
     used = len(names)
     while names[used - 1] == SPECIAL[1]:
         used -= 1

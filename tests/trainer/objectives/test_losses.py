@@ -41,7 +41,8 @@ def batch_of(objective: str) -> tuple[Tensors, Tensors]:
     return samples.together(samples.at(range(BATCH)))
 
 
-def theirs(objective: str, model: Adapter, inputs: Tensors, targets: Tensors) -> torch.Tensor:
+def theirs(objective: str, model: Adapter, inputs: Tensors, targets: Tensors) -> Any:
+    """Their loss, a tensor."""
     network = model.network
     if objective == "causal-lm":  # labels are the tokens themselves; it looks one further for each
         window = torch.cat([inputs["tokens"], targets["tokens"][:, -1:]], 1)
