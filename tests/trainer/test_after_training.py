@@ -45,6 +45,8 @@ def test_evaluation_covers_all_held_out_text(site: Site) -> None:
     assert report["perplexity"] == pytest.approx(math.exp(report["loss"]))
     assert report["bits_per_byte"] == pytest.approx(report["loss"] * report["tokens"] / math.log(2) / report["bytes"])
     assert report["loss"] < math.log(1000), "it has learned something"
+    assert report["sources"]["topics"]["loss"] == report["loss"], "there is but one source"
+    assert report["before"] is None
     assert all(sample["tokens"] for sample in report["samples"])
 
 
@@ -81,6 +83,7 @@ def test_the_report_is_one_page_with_everything_in_it(site: Site) -> None:
     evaluation = json.loads(site.path("reports/evaluation.json").read_text())
     assert not re.search(r"(src|href)=[\"']?(https?:|/)", page), "it must open without a network"
     assert f"{evaluation['perplexity']:,.2f}" in page
+    assert "<td>topics</td>" in page
     assert page.count("<blockquote") == len(evaluation["samples"])
     for stage in ("tokenizer", "tokenize", "train", "evaluate", "export"):
         manifest = read_manifest(site.storage, stage)

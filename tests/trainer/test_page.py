@@ -27,7 +27,18 @@ from pretrain_trainer.chart import (
 )
 from pretrain_trainer.graph import graph
 from pretrain_trainer.history import Attempt, History, account, read_history
-from pretrain_trainer.page import checkpoints, curves, duration, goodput, size, sources, stages, states
+from pretrain_trainer.page import (
+    by_source,
+    checkpoints,
+    curves,
+    duration,
+    evaluation,
+    goodput,
+    size,
+    sources,
+    stages,
+    states,
+)
 
 STEPS = 100_000
 
@@ -235,3 +246,50 @@ def test_lines_of_the_graph_do_not_run_through_each_other() -> None:
     assert from_a == also_from_a < from_b, "lines from one row share a lane, that from b beside them has its own"
     long, first, second = lanes("abcdef", {"d": ["b"], "f": ["a", "d"]})
     assert long < first == second, "where a line ends, its lane is free again"
+
+
+def measured(loss: float, tokens: int = 1000, bits: float | None = 2.0) -> dict[str, Any]:
+    """Figures as the stage evaluate writes them."""
+    heads = {"tokens": {"loss": loss, "accuracy": 0.25, "targets": tokens}}
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "bits_per_byte": bits,
+        "tokens": tokens,
+        "bytes": 4096,
+        "heads": heads,
+    }
+
+
+def test_held_out_text_by_source() -> None:
+    found = {**measured(2.0, 3000), "sources": {"news": measured(1.0), "all": measured(2.5, 2000)}, "before": None}
+    table = by_source(found)
+    assert table["head"] == ["source", "tokens", "loss", "perplexity", "bits per byte"]
+    assert table["rows"] == [
+        ["news", "1,000", "1.0000", "2.72", "2.0000"],
+        ["all", "2,000", "2.5000", "12.18", "2.0000"],
+        ["in all", "3,000", "2.0000", "7.39", "2.0000"],
+    ]
+
+
+def test_what_was_forgotten() -> None:
+    before = {**measured(2.0), "sources": {"old": measured(1.0), "new": measured(3.0)}, "uri": "s3://models/old"}
+    found = {**measured(1.75), "sources": {"old": measured(1.5), "new": measured(2.0)}, "before": before}
+    table = by_source(found)
+    assert table["before"] == "s3://models/old"
+    assert table["head"] == ["source", "tokens", "loss before", "after", "change", "perplexity before", "after"]
+    assert [row[:5] for row in table["rows"]] == [
+        ["old", "1,000", "1.0000", "1.5000", "+0.5000"],
+        ["new", "1,000", "3.0000", "2.0000", "-1.0000"],
+        ["in all", "1,000", "2.0000", "1.7500", "-0.2500"],
+    ]
+
+
+def test_models_that_are_no_code_for_a_text_have_no_bits_per_byte() -> None:
+    masked = {**measured(2.0, bits=None), "sources": {"news": measured(1.0, bits=None)}, "before": None}
+    masked["heads"]["next_sentence"] = {"loss": 0.5, "accuracy": 0.75, "targets": 10}
+    assert by_source(masked)["head"] == ["source", "tokens", "loss", "perplexity"]
+    told = dict(evaluation({**masked, "checkpoint": "checkpoints/step-00000001"}))
+    assert "bits per byte" not in told
+    assert told["accuracy, next sentence"] == "75.00%"
+    assert by_source(None)["rows"] == []

@@ -87,7 +87,6 @@ def held_out(objective: Objective, texts: Sequence[Text], most: int | None = Non
     return HeldOut(objective, texts, tuple(groups))
 
 
-@torch.no_grad()
 def held_out_measures(model: nn.Module, data: HeldOut, device: torch.device, group: Group | None = None) -> dict[str, float]:
     """Measures by name. Called by all processes of `group` together; None is a single process.
 
@@ -96,6 +95,15 @@ def held_out_measures(model: nn.Module, data: HeldOut, device: torch.device, gro
     a validation_loss of its own.
     model: called with inputs, returns logits by head. It is left in training mode if it was.
     """
+    sums = held_out_sums(model, data, device, group)
+    return _measures(sums, [text.name for text in data.texts])
+
+
+@torch.no_grad()
+def held_out_sums(
+    model: nn.Module, data: HeldOut, device: torch.device, group: Group | None = None
+) -> list[dict[str, Sums]]:
+    """What each group of samples comes to, by head, in their order. Called as `held_out_measures`."""
     rank, world = (group.place.rank, group.place.world_size) if group else (0, 1)
     was_training = model.training
     model.eval()
@@ -111,7 +119,7 @@ def held_out_measures(model: nn.Module, data: HeldOut, device: torch.device, gro
     model.train(was_training)
     for theirs in group.gather(sums) if group else []:
         sums |= theirs
-    return _measures([sums[number] for number in range(len(data.groups))], [text.name for text in data.texts])
+    return [sums[number] for number in range(len(data.groups))]
 
 
 def _sums(text: int, logits: torch.Tensor, asked: torch.Tensor) -> Sums:
@@ -123,7 +131,7 @@ def _sums(text: int, logits: torch.Tensor, asked: torch.Tensor) -> Sums:
 def _measures(groups: Sequence[dict[str, Sums]], texts: Sequence[str]) -> dict[str, float]:
     """The measures of all groups, in their order."""
     heads = list(groups[0])
-    losses = {head: _mean_loss([group[head] for group in groups]) for head in heads}
+    losses = {head: mean_loss([group[head] for group in groups]) for head in heads}
     found = {"validation_loss": sum(losses.values())}
     for head in heads:
         right, targets = (sum(getattr(group[head], what) for group in groups) for what in ("right", "targets"))
@@ -133,11 +141,12 @@ def _measures(groups: Sequence[dict[str, Sums]], texts: Sequence[str]) -> dict[s
     measured = sorted({group[heads[0]].text for group in groups})
     for number in measured if len(measured) > 1 else ():
         of_text = [group for group in groups if group[heads[0]].text == number]
-        found[f"validation_loss_{texts[number]}"] = sum(_mean_loss([group[head] for group in of_text]) for head in heads)
+        found[f"validation_loss_{texts[number]}"] = sum(mean_loss([group[head] for group in of_text]) for head in heads)
     return found
 
 
-def _mean_loss(sums: Sequence[Sums]) -> float:
+def mean_loss(sums: Sequence[Sums]) -> float:
+    """Nats per target."""
     return float(np.sum([group.loss for group in sums])) / max(1, sum(group.targets for group in sums))
 
 
