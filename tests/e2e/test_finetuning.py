@@ -39,6 +39,8 @@ class Course:
     job: Job
     storage: Storage
     asked: Sequence[Mapping[str, Any]]
+    deleted: str
+    """Uid of the pod that was deleted while it fine-tuned."""
 
 
 def tasks_of(folder: str) -> dict[str, Any]:
@@ -101,7 +103,8 @@ def course(s3: ClusterS3, crd: None, tmp_path_factory: pytest.TempPathFactory) -
             (pod,) = _pods(kubectl, "finetune-full")
             kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
             job = until(kubectl, NAME, succeeded)
-            yield Course(kubectl, job, s3.storage(f"{kubectl.namespace}/{NAME}"), asked)
+            storage = s3.storage(f"{kubectl.namespace}/{NAME}")
+            yield Course(kubectl, job, storage, asked, deleted=pod["metadata"]["uid"])
 
 
 def test_every_stage_of_the_course_is_run_in_its_order(course: Course) -> None:
@@ -117,6 +120,8 @@ def test_every_stage_of_the_course_is_run_in_its_order(course: Course) -> None:
 
 def test_a_pod_that_is_deleted_while_it_fine_tunes_uses_up_no_retry(course: Course) -> None:
     (made,) = course.kubectl.get("jobs", "-l", "pretrain.dev/stage=finetune-full")["items"]
+    (pod,) = _pods(course.kubectl, "finetune-full")
+    assert pod["metadata"]["uid"] != course.deleted
     assert made["status"]["succeeded"] == 1
     assert made["status"].get("failed", 0) == 0
     assert made["spec"]["backoffLimitPerIndex"] == 3
