@@ -50,6 +50,20 @@ def train(time: Time, run: RunLedger, upto: int, **seconds: float) -> None:
     run.heard("train", {"event": "step", "step": upto, "seconds": seconds})
 
 
+def test_what_a_model_is_made_ready_for_is_as_productive_as_what_is_measured_of_it() -> None:
+    time = Time()
+    run = time.run()
+    for name, seconds in (
+        ("examples-mood", 1),
+        ("vocabulary", 2),
+        ("evaluate", 4),
+        ("finetune-mood", 8),
+        ("predict-new", 16),
+    ):
+        stage(time, run, name, seconds)
+    assert run.seconds() == {"preprocessing": 3, "productive": 28}
+
+
 def test_a_run_from_its_beginning_to_its_end() -> None:
     time = Time()
     run = time.run()
