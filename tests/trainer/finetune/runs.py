@@ -6,6 +6,7 @@ left beside the job file.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import socket
@@ -33,12 +34,14 @@ class Fine:
     killed_at: int | None = None
     stages: tuple[str, ...] = ()
     """Of evaluate and export, those that follow."""
+    trains: bool = True
+    """Whether it is fine-tuned here, or was before."""
 
 
 def run_all(runs: Sequence[Fine], folder: Path, processes: int = 1) -> list[dict[str, Any]]:
     """Runs them in that many processes together; returns what came out of each."""
     path = folder / "runs.json"
-    path.write_text(json.dumps([[str(run.job), run.killed_at, run.stages] for run in runs]))
+    path.write_text(json.dumps([[str(run.job), run.killed_at, run.stages, run.trains] for run in runs]))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,12 +59,14 @@ def run_all(runs: Sequence[Fine], folder: Path, processes: int = 1) -> list[dict
         for rank in range(processes)
     ]
     try:
-        codes = [process.wait(timeout=1800) for process in started]
+        codes = [started[0].wait(timeout=1800)]
+        codes += [process.wait(timeout=60) for process in started[1:]] if codes == [0] else []
     finally:
         for process in started:
             process.kill()
             process.wait()
-    assert codes == [0] * processes, (folder / "stderr-0.txt").read_text()[-4000:]
+    said = "\n".join((folder / f"stderr-{rank}.txt").read_text()[-4000:] for rank in range(processes))
+    assert codes == [0] * processes, said
     return [json.loads((run.job.parent / OUTCOME).read_text()) for run in runs]
 
 
@@ -82,7 +87,8 @@ def main(path: Path) -> None:
             if event == "checkpoint" and fields["step"] == self.killed_at:
                 raise Killed
 
-    for job_path, killed_at, stages in json.loads(path.read_text()):
+    faulthandler.dump_traceback_later(float(os.environ.get("HANG_SECONDS", "900")), exit=True)
+    for job_path, killed_at, stages, trains in json.loads(path.read_text()):
         job_file = Path(job_path)
         job = read_job(job_file, TrainerSpec)
         prepare_environment(job.spec.training, 1)
@@ -94,7 +100,8 @@ def main(path: Path) -> None:
         name = job.spec.finetune[0].name
         outcome: dict[str, Any] = {}
         try:
-            train(job, events, Account(), job_file.parent / "samples", name)
+            if trains:
+                train(job, events, Account(), job_file.parent / "samples", name)
             for stage in stages:
                 _stage(stage, job, name, events)
         except Killed:
@@ -102,8 +109,13 @@ def main(path: Path) -> None:
         except Exception as error:
             outcome["error"], outcome["traceback"] = f"{type(error).__name__}: {error}", traceback.format_exc()
         outcome["events"] = [json.loads(line) for line in said.getvalue().splitlines()]
-        if os.environ["RANK"] == "0":
+        if os.environ["RANK"] == "0" or "error" in outcome:
             (job_file.parent / OUTCOME).write_text(json.dumps(outcome))
+        if "error" in outcome and os.environ["WORLD_SIZE"] != "1":
+            # The other process waits for this one.
+            print(outcome["traceback"], file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(1)
 
 
 def _stage(stage: str, job: Any, name: str, events: Any) -> None:

@@ -1,6 +1,7 @@
 """What AdaLoRA (Zhang et al. 2023) does between the steps: it looks which ranks matter, and takes the others away.
 
 peft's own way would be undone under ZeRO: the engine's step writes its copies of the parameters over those that were changed.
+The section refuses ZeRO stages whose copies cannot be changed from here.
 """
 
 from __future__ import annotations
@@ -8,24 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pretrain_stage.errors import UserError
 from torch import Tensor
-
-from pretrain_trainer.finetune.plan import FinetunePlan
 
 STATE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 """What peft's allocator remembers of each parameter: its importance, smoothed, and how uncertain that is."""
 PATTERN = "rank_pattern"
-
-
-def check_adalora(plan: FinetunePlan) -> None:
-    """Raises UserError where the optimizer's copies of the parameters cannot be changed."""
-    section = plan.section
-    if section.zero_stage == 3 or (section.zero_stage == 0 and section.precision == "bf16"):
-        raise UserError(
-            f"{plan.field}.zeroStage: {section.zero_stage} with precision {section.precision} cannot take ranks away, as adalora does; "
-            "set it to 2"
-        )
 
 
 def allocate_ranks(model: Any, engine: Any) -> None:

@@ -14,7 +14,7 @@ import torch
 from pretrain_stage.errors import UserError
 from torch import Tensor, nn
 
-from pretrain_trainer.finetune.adalora import allocate_ranks, check_adalora, kept_ranks, orthogonality, restore_ranks
+from pretrain_trainer.finetune.adalora import allocate_ranks, kept_ranks, orthogonality, restore_ranks
 from pretrain_trainer.finetune.methods import with_method
 from pretrain_trainer.finetune.plan import FinetunePlan
 from pretrain_trainer.finetune.tasks import padding_token
@@ -84,8 +84,6 @@ def build_network(folder: Path, config: Any, tokenizer: Any, head: str, peft_typ
 
     Raises UserError if the base's weights do not fit its configuration.
     """
-    if plan.section.method == "adalora":
-        check_adalora(plan)
     set_dropout(config, plan.section.dropout)
     config.pad_token_id = padding_token(tokenizer, config)
     with unsliced():

@@ -23,7 +23,7 @@ from pretrain_trainer.config.batch import Batch, batch_of
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.finetune.base import Base, find_base
 from pretrain_trainer.finetune.section import field_of, section_of, training_of
-from pretrain_trainer.scores import DEFAULT_METRIC, METRICS
+from pretrain_trainer.scores import DEFAULT_METRIC
 
 FINETUNE_REVISION = 1
 SPREAD = {"gpus", "processes", "micro_batch_size", "zero_stage", "merge"}
@@ -140,7 +140,6 @@ def make_finetune_plan(job: Job[TrainerSpec], name: str, storage: Storage, world
     Raises UserError if an input is missing or does not fit; the message names field, value and remedy.
     """
     section, field = section_of(job, name), field_of(job, name)
-    _check_metric(section, field)
     examples, facts = _examples(storage, name)
     train = facts.examples["train"]
     if train < section.batch_size:
@@ -176,13 +175,6 @@ def finished_finetuning(storage: Storage, plan: FinetunePlan) -> Manifest:
             f"{storage.uri}/stages/{plan.stage}.json: fine-tuning is not finished; run the stage {plan.stage} first"
         )
     return manifest
-
-
-def _check_metric(section: Finetune, field: str) -> None:
-    if section.metric is not None and section.metric not in METRICS[section.task]:
-        raise UserError(
-            f"{field}.metric: {section.metric} is no metric of {section.task}; choose one of {', '.join(METRICS[section.task])}"
-        )
 
 
 def _examples(storage: Storage, name: str) -> tuple[Manifest, ExampleFacts]:
