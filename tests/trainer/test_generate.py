@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 from pretrain_trainer.generate import Sampling, choose, filtered, generate, generate_batch
-from pretrain_trainer.model import build_model
 from pretrain_trainer.model.language_model import LanguageModel
+from pretrain_trainer.model.llama import Llama
 from transformers import LlamaForCausalLM, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tests.trainer.test_model import SHAPES, VOCAB, theirs
@@ -19,7 +19,7 @@ PROMPTS = [[5, 6, 7, 8, 9], [300], list(range(40, 77)), [12, 13, 14, 15, 16], [7
 def lively(name: str) -> LanguageModel:
     """A model whose next token depends on all before it: fresh weights say nearly the same whatever they are asked."""
     torch.manual_seed(0)
-    model = build_model("llama", SHAPES[name], VOCAB).eval()
+    model = Llama(SHAPES[name], VOCAB).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

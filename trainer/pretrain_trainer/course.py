@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pretrain_stage.errors import UserError
 from pretrain_stage.manifest import File
+from pretrain_stage.scratch import private_folder
 from pretrain_stage.storage import Storage
 from pydantic import JsonValue
 
 from pretrain_trainer.checkpoint import CheckpointManifest, output_files
+from pretrain_trainer.initial import bring_initial, put_weights
 from pretrain_trainer.model import build_model
 from pretrain_trainer.model.language_model import TrainedModel
 from pretrain_trainer.objective import Samples
@@ -18,6 +21,7 @@ from pretrain_trainer.objectives import objective_of
 from pretrain_trainer.objectives.objective import Objective
 from pretrain_trainer.objectives.special import SpecialTokens
 from pretrain_trainer.plan import Plan, RunPlan
+from pretrain_trainer.rank import scratch_name
 from pretrain_trainer.ranks import Group
 from pretrain_trainer.samples import TextSamples
 from pretrain_trainer.text import Text, text_files
@@ -28,7 +32,9 @@ from pretrain_trainer.validate import HeldOut, held_out, held_out_measures, perp
 class Course(Protocol):
     """What is learned. All processes make one, and call its methods together."""
 
-    plan: RunPlan
+    @property
+    def plan(self) -> RunPlan: ...
+
     parameters: int
     storage: Storage
     """Where the run keeps its checkpoints: a folder of the job's storage, or all of it."""
@@ -78,7 +84,18 @@ class Pretraining:
         self.about = f"{training.objective}; {told(plan)}; validation on {self.held_out.samples:,} samples"
 
     def model(self) -> TrainedModel:
-        return build_model(self.plan.job.spec.model.family, self.plan.shape, self.plan.vocab_size)
+        model = build_model(self.plan.shape.family, self.plan.shape, self.plan.vocab_size)
+        initial, group = self.plan.initial, self.group
+        if initial is not None:
+            folder = private_folder(self.storage) / f"{scratch_name(group.place.node)}-initial"
+            if group.place.local_rank == 0:
+                bring_initial(initial, self.plan.job.spec.storage, folder)
+            group.wait()
+            put_weights(model, folder, initial.uri)
+            group.wait()
+            if group.place.local_rank == 0:
+                shutil.rmtree(folder)
+        return model
 
     def validate(self, engine: Any, step: int, measures: Mapping[str, float]) -> dict[str, float]:
         measured = held_out_measures(engine, self.held_out, self.group.device, self.group)

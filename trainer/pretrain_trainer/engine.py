@@ -14,11 +14,11 @@ from pretrain_trainer.config.batch import Batch
 from pretrain_trainer.config.sections import Training
 from pretrain_trainer.model.language_model import TrainedModel
 from pretrain_trainer.optimizer import build_optimizer
-from pretrain_trainer.plan import Plan
+from pretrain_trainer.plan import RunPlan
 from pretrain_trainer.ranks import Group, bound_waits
 
 
-def build_engine(plan: Plan, group: Group, model_of: Callable[[], TrainedModel], *, universal: bool) -> Any:
+def build_engine(plan: RunPlan, group: Group, model_of: Callable[[], TrainedModel], *, universal: bool) -> Any:
     """The engine around the model that `model_of` makes; fresh weights follow from the seed alone.
 
     universal: whether it will load a checkpoint that was converted from another number of processes.
@@ -26,8 +26,10 @@ def build_engine(plan: Plan, group: Group, model_of: Callable[[], TrainedModel],
     training = plan.job.spec.training
     config = deepspeed_config(training, plan.batch, universal=universal)
     torch.manual_seed(training.seed)
-    with _placement(training, group, config):
+    with _placement(training, group, config, sliced=plan.job.spec.model.family == "llama"):
         model = model_of()
+    model.seed_dropout(training.seed)
+    model.l1 = training.optimizer.l1
     if training.activation_checkpointing:
         model.recompute_activations()
     if training.compile:
@@ -91,11 +93,16 @@ def _undo_first_step(optimizer: Any) -> None:
     optimizer.refresh_fp32_params()
 
 
-def _placement(training: Training, group: Group, config: dict[str, Any]) -> Any:
-    """Where weights are made: in slices under ZeRO 3, so that no process ever holds all; else on the process's device."""
+def _placement(training: Training, group: Group, config: dict[str, Any], *, sliced: bool) -> Any:
+    """Where weights are made: in slices under ZeRO 3, so that no process ever holds all; else on the process's device.
+
+    sliced: whether each module draws its own weights. Those of transformers draw them when all modules are there, so a process
+    holds the whole model in main memory until DeepSpeed has divided it.
+    """
     stack = contextlib.ExitStack()
     if training.deepspeed.zero_stage == 3:
-        stack.enter_context(deepspeed.zero.Init(config_dict_or_path=config))
+        if sliced:
+            stack.enter_context(deepspeed.zero.Init(config_dict_or_path=config))
     elif group.device.type == "cuda":
         stack.enter_context(group.device)
     return stack

@@ -34,6 +34,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     os.environ.setdefault("DS_LOG_LEVEL", "warning")
+    # transformers names each class that it cannot offer here, whoever asks for another.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def cpu_threads(training: Training, processes: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from pretrain_trainer.lineage import lineage
 from pretrain_trainer.plan import Plan, finished_training, make_plan
 from pretrain_trainer.stage import run_once
 
-EXPORT_REVISION = 2
+EXPORT_REVISION = 3
 SHARD_BYTES = 5_000_000_000
-INITIALIZER_RANGE = 0.02
 
 # Markdown is not HTML: nothing is escaped. What users wrote into it are names of a safe alphabet.
 _TEMPLATES = Environment(
@@ -31,6 +31,25 @@ _TEMPLATES = Environment(
     keep_trailing_newline=True,
     autoescape=False,  # noqa: S701
 )
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a model card says of a family."""
+
+    words: str
+    pipeline: str
+    auto: str
+    """The class of transformers that loads the folder."""
+
+
+_FAMILIES = {
+    "llama": Family("A decoder of the Llama family", "text-generation", "AutoModelForCausalLM"),
+    "gpt2": Family("A decoder of the GPT-2 family", "text-generation", "AutoModelForCausalLM"),
+    "bert": Family("A BERT encoder", "fill-mask", "AutoModelForMaskedLM"),
+    "bert with pairs": Family("A BERT encoder", "fill-mask", "AutoModelForPreTraining"),
+    "marian": Family("An encoder-decoder of Marian's form", "text2text-generation", "AutoModelForSeq2SeqLM"),
+}
 
 
 def export(job: Job[TrainerSpec], events: Events) -> None:
@@ -55,23 +74,24 @@ def _export(
     prepare_environment(plan.job.spec.training, processes=1)
     import torch
 
-    from pretrain_trainer.weights import load_weights
+    from pretrain_trainer.weights import load_model, load_weights
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[plan.job.spec.export.precision]
     folder = scratch / "export"
     folder.mkdir()
     events.info(f"exporting {training.facts['checkpoint']}")
-    weights = load_weights(storage, training, scratch)
-    if plan.shape.tie_embeddings:
-        weights.pop("lm_head.weight", None)
+    weights, config = load_model(plan, load_weights(storage, training, scratch)).exported()
     save_weights({name: weights[name].to(dtype).contiguous() for name in sorted(weights)}, folder)
     file = next(file for file in plan.inputs.tokenizer.outputs if file.sha256 == plan.inputs.tokenizer_facts.sha256)
     tokenizer = json.loads(fetch(storage, file, folder / "tokenizer.json").read_bytes())
-    for name, content in {
-        "config.json": model_config(plan),
-        "generation_config.json": generation_config(plan),
+    contents = {
+        "config.json": model_config(plan, config),
+        "tokenizer.json": framing(plan, tokenizer),
         "tokenizer_config.json": tokenizer_config(plan, tokenizer),
-    }.items():
+    }
+    if plan.shape.family != "bert":
+        contents["generation_config.json"] = generation_config(plan)
+    for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     (folder / "README.md").write_text(model_card(plan, training, lineage(storage, training)), encoding="utf-8")
     outputs = tuple(put_output(storage, path, f"export/{path.name}") for path in sorted(folder.iterdir()))
@@ -84,6 +104,8 @@ def model_card(plan: Plan, training: Manifest, chain: list[Manifest]) -> str:
     sources = clean.facts.get("documents_by_source") if clean else None
     return _TEMPLATES.get_template("model_card.md.jinja").render(
         name=plan.job.metadata.name,
+        family=_FAMILIES["bert with pairs" if plan.shape.next_sentence else plan.shape.family],
+        began="random weights" if plan.initial is None else f"the weights of {plan.initial.uri}",
         parameters=plan.parameters,
         trained=training.facts,
         tokenizer={"algorithm": None, **plan.inputs.tokenizer.facts},
@@ -119,36 +141,13 @@ def save_weights(weights: Mapping[str, Any], folder: Path, shard_bytes: int = SH
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def model_config(plan: Plan) -> dict[str, JsonValue]:
-    """config.json, as transformers' LlamaForCausalLM reads it. Nothing is left to its defaults."""
-    shape, tokenizer = plan.shape, plan.inputs.tokenizer_facts
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": plan.vocab_size,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": plan.job.spec.training.sequence_length,
-        "rms_norm_eps": shape.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
-        # transformers 4 reads it here.
-        "rope_theta": shape.rope_theta,
-        "tie_word_embeddings": shape.tie_embeddings,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "attention_dropout": 0.0,
-        "initializer_range": INITIALIZER_RANGE,
-        "use_cache": True,
-        "bos_token_id": tokenizer.end_of_text_id,
-        "eos_token_id": tokenizer.end_of_text_id,
-        "pad_token_id": _pad_id(plan),
-        "dtype": _dtype_name(plan),
-    }
+def model_config(plan: Plan, shape: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """config.json. shape: what the model's class says of it; the special tokens and the type come to that."""
+    end, pad = plan.inputs.tokenizer_facts.end_of_text_id, _pad_id(plan)
+    ids: dict[str, JsonValue] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": pad}
+    if plan.shape.family == "marian":
+        ids["decoder_start_token_id"] = pad
+    return {**shape, **ids, "dtype": _dtype_name(plan)}
 
 
 def generation_config(plan: Plan) -> dict[str, JsonValue]:
@@ -161,6 +160,8 @@ def generation_config(plan: Plan) -> dict[str, JsonValue]:
         "max_new_tokens": section.max_new_tokens,
         "do_sample": section.temperature > 0,
     }
+    if plan.shape.family == "marian":
+        config["decoder_start_token_id"] = _pad_id(plan)
     if section.temperature > 0:
         config |= {"temperature": section.temperature, "top_p": section.top_p}
     return config
@@ -170,17 +171,47 @@ def tokenizer_config(plan: Plan, tokenizer: Mapping[str, Any]) -> dict[str, Json
     """tokenizer_config.json: which tokens are special. tokenizer: the content of tokenizer.json."""
     facts = plan.inputs.tokenizer_facts
     special = {token["id"]: token["content"] for token in tokenizer["added_tokens"] if token["special"]}
-    pad = special[_pad_id(plan)]
+    roles: dict[str, int | None] = {"pad_token": _pad_id(plan)}
+    if plan.shape.family == "bert":
+        roles |= {"cls_token": facts.cls_id, "sep_token": facts.sep_id, "mask_token": facts.mask_id}
+    named: dict[str, JsonValue] = {role: special[number] for role, number in roles.items() if number is not None}
+    reads: list[JsonValue] = (
+        ["input_ids", "token_type_ids", "attention_mask"] if plan.shape.family == "bert" else ["input_ids", "attention_mask"]
+    )
+    named = {"bos_token": facts.end_of_text, "eos_token": facts.end_of_text, **named}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": facts.end_of_text,
-        "eos_token": facts.end_of_text,
-        "pad_token": pad,
-        "extra_special_tokens": [token for token in special.values() if token not in (facts.end_of_text, pad)],
+        **named,
+        "extra_special_tokens": [token for token in special.values() if token not in named.values()],
+        "model_input_names": reads,
         "model_max_length": plan.job.spec.training.sequence_length,
         "clean_up_tokenization_spaces": False,
-        "padding_side": "left",
+        # Where a text is continued, nothing may stand between it and what is new.
+        "padding_side": "left" if plan.shape.family in ("llama", "gpt2") else "right",
     }
+
+
+def framing(plan: Plan, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """tokenizer.json, with the special tokens around a text that the model was trained with. tokenizer: its content."""
+    facts, family = plan.inputs.tokenizer_facts, plan.shape.family
+    if family not in ("bert", "marian"):
+        return dict(tokenizer)
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    made = Tokenizer.from_str(json.dumps(tokenizer))
+    ids = (facts.cls_id, facts.sep_id) if family == "bert" else (facts.end_of_text_id,)
+    names = [name for number in ids if number is not None and (name := made.id_to_token(number)) is not None]
+    if family == "bert":
+        first, last = names
+        single, pair = [first, "$A", last], [first, "$A", last, "$B:1", f"{last}:1"]
+    else:
+        single, pair = ["$A", *names], ["$A", "$B", *names]
+    made.post_processor = TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(name, made.token_to_id(name)) for name in names]
+    )
+    framed: dict[str, Any] = json.loads(made.to_str())
+    return framed
 
 
 def _pad_id(plan: Plan) -> int:

@@ -32,6 +32,7 @@ from pretrain_trainer.config.presets import Dimensions
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.config.vocabulary import embedding_rows
 from pretrain_trainer.config.window import window_of
+from pretrain_trainer.initial import Initial, check_initial, find_initial
 from pretrain_trainer.mixture import Mixture, wanted_shares
 
 TRAIN_REVISION = 1
@@ -153,6 +154,8 @@ class Plan:
     """Rows of the embedding."""
     batch: Batch
     mixture: Mixture
+    initial: Initial | None = None
+    """The model that training goes on from."""
 
     @property
     def samples(self) -> int:
@@ -204,6 +207,7 @@ class Plan:
             "schedule": training.schedule.model_dump(mode="json"),
             "precision": training.precision,
             "seed": training.seed,
+            **({"initFrom": self.initial.digest} if self.initial else {}),
         }
 
     @property
@@ -250,6 +254,7 @@ class Plan:
             "training.deepspeed.zeroStage": training.deepspeed.zero_stage,
             "tokenizer": self.inputs.tokenizer_facts.sha256,
             "tokens": self.inputs.tokenize.digest,
+            **({"training.initFrom": self.initial.digest} if self.initial else {}),
         }
 
     @property
@@ -272,9 +277,23 @@ def make_plan(job: Job[TrainerSpec], storage: Storage, world_size: int) -> Plan:
         rows = embedding_rows(job.spec.model, inputs.tokenizer_facts.vocab_size)
     except ValueError as error:
         raise UserError(f"spec.{error}") from None
-    plan = Plan(job, inputs, shape, rows, batch, _mixture(job.spec, inputs.token_facts.sources, batch))
+    initial = _initial(job, storage, inputs, shape, rows)
+    plan = Plan(job, inputs, shape, rows, batch, _mixture(job.spec, inputs.token_facts.sources, batch), initial)
     _check_data(plan)
     return plan
+
+
+def _initial(job: Job[TrainerSpec], storage: Storage, inputs: Inputs, shape: Dimensions, rows: int) -> Initial | None:
+    """The model that training goes on from, if one is given. Raises UserError if it does not fit the job."""
+    section = job.spec.training.init_from
+    if section is None:
+        return None
+    initial = find_initial(section.uri, job.spec.storage, storage)
+    file = next(file for file in inputs.tokenizer.outputs if file.sha256 == inputs.tokenizer_facts.sha256)
+    tokenizer = storage.read(file.path)
+    assert tokenizer is not None, "an output of a finished stage"
+    check_initial(initial, shape, rows, tokenizer)
+    return initial
 
 
 def _mixture(spec: TrainerSpec, facts: Mapping[str, SourceFacts], batch: Batch) -> Mixture:

@@ -12,8 +12,9 @@ from pretrain_stage.storage import Storage
 from torch import Tensor
 
 from pretrain_trainer.checkpoint import CheckpointManifest, fetch_files, read_checkpoint
+from pretrain_trainer.initial import bring_initial, put_weights
 from pretrain_trainer.model import build_model
-from pretrain_trainer.model.language_model import LanguageModel
+from pretrain_trainer.model.language_model import FamilyModel
 from pretrain_trainer.plan import Plan
 from pretrain_trainer.snapshot import WEIGHTS
 
@@ -29,12 +30,21 @@ def load_weights(storage: Storage, training: Manifest, scratch: Path) -> dict[st
     return _read(checkpoint, scratch / folder)
 
 
-def load_model(plan: Plan, weights: dict[str, Tensor]) -> LanguageModel:
+def load_model(plan: Plan, weights: dict[str, Tensor]) -> FamilyModel:
     """The job's model with those weights, ready to be asked."""
-    with torch.device("meta"):
-        model = build_model(plan.job.spec.model.family, plan.shape, plan.vocab_size)
+    # What others keep besides parameters is computed where they are made.
+    with torch.device("meta" if plan.shape.family == "llama" else "cpu"):
+        model = build_model(plan.shape.family, plan.shape, plan.vocab_size)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
+    return model.eval()
+
+
+def load_initial(plan: Plan, scratch: Path) -> FamilyModel:
+    """The model that the job's training went on from, ready to be asked."""
+    assert plan.initial is not None, "the job names none"
+    model = build_model(plan.shape.family, plan.shape, plan.vocab_size)
+    put_weights(model, bring_initial(plan.initial, plan.job.spec.storage, scratch / "initial"), plan.initial.uri)
     return model.eval()
 
 

@@ -25,7 +25,7 @@ class Dimensions:
     encoder_layers: int = 0
     """Of marian alone."""
     positions: int | None = None
-    """Most positions that the model has: as many as are learned, or made beforehand. None for rotary ones."""
+    """Most positions that the model is trained for; of gpt2 and bert as many are learned. None if that was not said."""
     next_sentence: bool = False
     """Whether there is a head for the relation of two sentences."""
     dropout: float = 0.0

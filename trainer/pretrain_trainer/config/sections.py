@@ -147,7 +147,7 @@ class Model(Section):
             dropout=0.0 if llama else 0.1 if self.dropout is None else self.dropout,
             init_std=self.init_std,
         )
-        if llama or training is None:
+        if training is None:
             return shape
         if self.family != "marian":
             pairs = training.objective == "masked-lm+next-sentence"

@@ -6,11 +6,11 @@ A family builds a module that maps a sample's inputs to logits, of tokens and of
 from __future__ import annotations
 
 from pretrain_trainer.config.presets import Dimensions
-from pretrain_trainer.model.language_model import TrainedModel
+from pretrain_trainer.model.language_model import FamilyModel
 from pretrain_trainer.model.llama import Llama
 
 
-def build_model(family: str, shape: Dimensions, vocab_size: int) -> TrainedModel:
+def build_model(family: str, shape: Dimensions, vocab_size: int) -> FamilyModel:
     """A model of that family with fresh weights, drawn from torch's generator: seed it first."""
     # Their libraries take seconds to import, and only who trains such a model has to wait for them.
     match family:

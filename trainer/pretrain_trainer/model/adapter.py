@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pretrain_trainer.model.dropout import Draw, SeededDropout
-from pretrain_trainer.model.language_model import TrainedModel
+from pretrain_trainer.model.language_model import FamilyModel
 
 
-class Adapter(TrainedModel):
+class Adapter(FamilyModel):
     """A network of transformers that is trained. Subclasses say how it is called."""
 
     def __init__(self, network: PreTrainedModel, dropout: float) -> None:
@@ -42,14 +42,18 @@ class Adapter(TrainedModel):
     def tie_weights(self) -> None:
         self.network.tie_weights()
 
-    def embeddings(self) -> list[nn.Parameter]:
+    def embeddings(self) -> list[Tensor]:
         return [*super().embeddings(), self.network.get_output_embeddings().weight]
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The weights by their names in transformers, each stored once where it can be, and the configuration."""
         network = self.network
         again = network.all_tied_weights_keys if network.config.tie_word_embeddings else ()
-        weights = {name: tensor for name, tensor in network.state_dict().items() if name not in again}
+        weights, stored = {}, set()
+        for name, tensor in network.state_dict().items():
+            if name not in again:
+                # Embeddings that are one here may be several there, and a file has no place for one tensor under two names.
+                weights[name] = tensor.clone() if tensor.data_ptr() in stored else tensor
+                stored.add(tensor.data_ptr())
         return weights, network.config.to_dict() | {"architectures": [type(network).__name__]}
 
     def _drop(self, share: float) -> None:

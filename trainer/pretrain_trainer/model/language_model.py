@@ -76,14 +76,22 @@ class TrainedModel(nn.Module, ABC):
         """Seeds what is dropped. A model that drops nothing has nothing to seed."""
         return
 
-    def embeddings(self) -> list[nn.Parameter]:
+    def embeddings(self) -> list[Tensor]:
         """The matrices of the vocabulary, of positions and the like; what is not of the layers."""
         return [
             module.weight for module in self.modules() if isinstance(module, nn.Embedding) and module.weight.requires_grad
         ]
 
 
-class LanguageModel(TrainedModel):
+class FamilyModel(TrainedModel):
+    """A model of one of the families, which transformers knows too."""
+
+    @abstractmethod
+    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The weights by their names in transformers, each stored once where it can be, and config.json but for special tokens."""
+
+
+class LanguageModel(FamilyModel):
     """Maps tokens to logits, and remembers those before."""
 
     @abstractmethod

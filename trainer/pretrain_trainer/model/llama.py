@@ -6,6 +6,8 @@ its order, so that the exported model gives the same logits.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -202,7 +204,36 @@ class Llama(LanguageModel):
     def recompute_activations(self) -> None:
         self.model.recompute = True
 
-    def embeddings(self) -> list[nn.Parameter]:
+    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        weights = dict(self.state_dict())
+        if self.shape.tie_embeddings:
+            del weights["lm_head.weight"]
+        # As LlamaForCausalLM reads it; nothing is left to its defaults.
+        return weights, {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.shape.hidden_size,
+            "intermediate_size": self.shape.intermediate_size,
+            "num_hidden_layers": self.shape.layers,
+            "num_attention_heads": self.shape.heads,
+            "num_key_value_heads": self.shape.kv_heads,
+            "head_dim": self.shape.head_dim,
+            "hidden_act": "silu",
+            "max_position_embeddings": self.shape.positions,
+            "rms_norm_eps": self.shape.norm_eps,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.shape.rope_theta},
+            # transformers 4 reads it here.
+            "rope_theta": self.shape.rope_theta,
+            "tie_word_embeddings": self.shape.tie_embeddings,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "attention_dropout": 0.0,
+            "initializer_range": self.shape.init_std,
+            "use_cache": True,
+        }
+
+    def embeddings(self) -> list[Tensor]:
         return [self.model.embed_tokens.weight, self.lm_head.weight]
 
     def tie_weights(self) -> None:

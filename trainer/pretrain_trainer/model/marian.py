@@ -48,6 +48,7 @@ class Marian(Adapter):
             made = positions.weight.data
             del positions.weight
             positions.register_buffer("weight", made, persistent=False)
+            positions.register_forward_hook(_like(stack.embed_tokens))
         super().__init__(network, shape.dropout)
         config.dropout = shape.dropout
 
@@ -84,6 +85,11 @@ class Marian(Adapter):
                     part = getattr(layer, name, None)
                     if part is not None:
                         part.register_forward_hook(_behind(dropout(layer, name)))
+
+
+def _like(embedding: nn.Embedding) -> Any:
+    """A hook that gives an answer the type of the embedding: DeepSpeed makes parameters bf16, and leaves buffers in fp32."""
+    return lambda _, __, output: output.to(embedding.weight.dtype)
 
 
 def _behind(dropout: SeededDropout) -> Any:
