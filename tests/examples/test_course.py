@@ -1,0 +1,91 @@
+"""Each lesson of examples/course, made small, runs from raw text to its last stage and leaves what its page shows."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+from pretrain_operator.api import load_job
+
+from examples.course import labelled
+from tests.examples.lessons import COURSE, LESSONS, lay_out, lines, read, run, shrunken, unfinished
+from tests.run import whole
+
+OPINIONS, WORDS = COURSE / "opinions.jsonl", COURSE / "words.jsonl"
+
+
+@pytest.fixture(scope="module")
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("course")
+    lay_out(folder)
+    return folder
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_lesson_reads_what_the_examples_lay_out(lesson: str) -> None:
+    """Its text and its labels, its records and its folder are where its first lines and those programs put them."""
+    spec = load_job(COURSE / f"{lesson}.yaml").spec
+    assert spec.storage.uri == f"build/course/{lesson}"
+    assert {source.uri for source in spec.corpus.sources} <= {
+        "build/demo/raw/peoples-daily.jsonl.gz", "build/demo/raw/news.txt",
+    }  # fmt: skip
+    assert labelled.__doc__ is not None
+    for task in spec.finetune:
+        folder, _, name = task.examples.uri.rpartition("/")
+        assert folder == "build/course/labelled"
+        assert name in labelled.__doc__
+    for one in spec.predict:
+        assert (whole.ROOT / one.uri).is_file()
+    head = (COURSE / f"{lesson}.yaml").read_text(encoding="utf-8").partition("apiVersion")[0]
+    assert f"pretrain run examples/course/{lesson}.yaml\n" in head
+
+
+def test_ways_to_fine_tune_differ_in_their_method_alone() -> None:
+    """Or a table of them would compare other things."""
+    tasks = yaml.safe_load((COURSE / "finetuning.yaml").read_text(encoding="utf-8"))["spec"]["finetune"]
+    own = {"name", "method", "trainedLayers", "lora", "adapterWidth", "learningRate"}
+    same = [{key: value for key, value in task.items() if key not in own} for task in tasks if "reviews" in task["name"]]
+    assert len(same) == 4
+    assert all(one == other for one, other in pairwise(same))
+
+
+@pytest.mark.slow
+def test_encoder(laid_out: Path) -> None:
+    job = shrunken("encoder", laid_out)
+    storage = run(job)
+    assert unfinished(job) == []
+    evaluation = read(storage / "reports" / "evaluation.json")
+    assert set(evaluation["heads"]) == {"tokens", "next_sentence"}
+    figures = read(storage / "reports" / "finetune-reviews.json")
+    interval = figures["scores"]["intervals"]["accuracy"]
+    assert interval["low"] <= figures["scores"]["metrics"]["accuracy"] <= interval["high"]
+    assert (storage / "reports" / "finetune-reviews.png").read_bytes().startswith(b"\x89PNG")
+    assert (storage / "reports" / "vocabulary.svg").is_file()
+
+
+@pytest.mark.slow
+def test_encoder_decoder(laid_out: Path) -> None:
+    job = shrunken("encoder-decoder", laid_out)
+    storage = run(job)
+    assert unfinished(job) == []
+    assert "exact-match" in read(storage / "reports" / "finetune-readings.json")["scores"]["metrics"]
+    answers = lines(storage / "predict" / "words" / "00000.jsonl")
+    assert len(answers) == len(lines(WORDS))
+    assert all(isinstance(answer["answer"], str) for answer in answers)
+
+
+@pytest.mark.slow
+def test_finetuning(laid_out: Path) -> None:
+    job = shrunken("finetuning", laid_out, ("reviews-full", "reviews-lora", "entities"))
+    finetuned = run(job)
+    assert unfinished(job) == []
+    full, lora, entities = (
+        read(finetuned / "reports" / f"finetune-{name}.json") for name in ("reviews-full", "reviews-lora", "entities")
+    )
+    assert lora["finetuning"]["trained_parameters"] < full["finetuning"]["trained_parameters"]
+    assert "entity-f1" in entities["scores"]["metrics"]
+    answers = lines(finetuned / "predict" / "opinions" / "00000.jsonl")
+    assert len(answers) == len(lines(OPINIONS))
+    assert {answer["label"] for answer in answers} <= {"positive", "negative"}
