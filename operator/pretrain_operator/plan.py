@@ -44,10 +44,11 @@ def plan(body: Body, observed: Observed, settings: Settings, now: datetime) -> P
     view = view_of(job, body, before, observed, settings, now)
     done = _done_stages(view)
     if len(done) == len(view.stages):
-        return told(view, Step(actions=(*_taken_out(view), *_unused_config_maps(view))), done)
+        return told(view, Step(actions=(*_taken_out(view), *_unused_config_maps(view))), done, view.stages[-1])
+    stage = _next_stage(view, done)
     if view.deadline is not None and now >= view.deadline:
-        return told(view, _overdue(view), done)
-    return told(view, _next_step(view, done), done)
+        return told(view, _overdue(view), done, stage)
+    return told(view, _next_step(view, stage), done, stage)
 
 
 def accepted(body: Body) -> PretrainJob:
@@ -64,13 +65,22 @@ def accepted(body: Body) -> PretrainJob:
     return job
 
 
-def _next_step(view: View, done: list[Stage]) -> Step:
-    """What takes the first stage further that is not done."""
-    stage = view.stages[len(done)]
-    later = [view.workloads[one.name] for one in view.stages[len(done) + 1 :] if _is_of_an_older_spec(view, one)]
+def _next_stage(view: View, done: list[Stage]) -> Stage:
+    """The first stage that is not done; but one that is at work comes before those that have no workload yet. A task that is
+    added while the model is trained has a stage before training, and so may a newer operator: neither ends training.
+    """
+    names = {stage.name for stage in done}
+    waiting = [stage for stage in view.stages if stage.name not in names]
+    at_work = (stage for stage in waiting if stage.name in view.workloads and not _is_of_an_older_spec(view, stage))
+    return next(at_work, waiting[0])
+
+
+def _next_step(view: View, stage: Stage) -> Step:
+    """What takes the stage further that is next."""
+    after = view.stages[view.stages.index(stage) + 1 :]
+    later = [view.workloads[one.name] for one in after if _is_of_an_older_spec(view, one)]
     if later:
-        # The spec was edited in what this stage reads, so what came out of the later ones is of an older spec. One that reads
-        # nothing of it goes on: to add a task, whose examples are looked at first, does not end training.
+        # The spec was edited in what this stage reads, so what came out of the later ones is of an older spec.
         gone = tuple(delete(one) for one in later if not one.deleted)
         return Step(actions=gone, message=f"stages after {stage.name} begin again: the spec was edited")
     step = training_step(view, stage) if stage.kind == "training" else indexed_step(view, stage)
@@ -87,13 +97,8 @@ def _overdue(view: View) -> Step:
 
 
 def _done_stages(view: View) -> list[Stage]:
-    """The stages, from the first, that need nothing more."""
-    done = []
-    for stage in view.stages:
-        if not _is_done(view, stage):
-            break
-        done.append(stage)
-    return done
+    """The stages that need nothing more. A digest covers what a stage continues from, so each can be judged by itself."""
+    return [stage for stage in view.stages if _is_done(view, stage)]
 
 
 def _is_done(view: View, stage: Stage) -> bool:

@@ -21,11 +21,10 @@ REMEMBERED_RESTARTS = 20
 UNFINISHED = "the job is not finished"
 
 
-def told(view: View, step: Step, done: list[Stage]) -> Plan:
-    """The plan that a step comes to, with the status that tells of it."""
+def told(view: View, step: Step, done: list[Stage], current: Stage) -> Plan:
+    """The plan that a step of the current stage comes to, with the status that tells of it."""
     before, names = view.before, {stage.name for stage in done}
     succeeded = len(done) == len(view.stages) and step.failure is None
-    current = done[-1] if len(done) == len(view.stages) else view.stages[len(done)]
     told = [
         stage_status(
             stage,
