@@ -12,7 +12,7 @@ import torch
 from pretrain_stage.config import read_job
 from pretrain_stage.storage import open_folder
 from pretrain_trainer.config.sections import TrainerSpec
-from pretrain_trainer.evaluate import beginnings, held_out_texts, measured
+from pretrain_trainer.evaluate import before, beginnings, held_out_texts, measured
 from pretrain_trainer.model import build_model
 from pretrain_trainer.objectives import objective_of
 from pretrain_trainer.objectives.special import SpecialTokens
@@ -21,7 +21,9 @@ from pretrain_trainer.text import Text
 from pretrain_trainer.validate import held_out
 from torch.nn import functional
 
+from tests.trainer.conftest import Site
 from tests.trainer.jobs import MODELS, SEQUENCE, job, prepare, write_job
+from tests.trainer.test_initial import model_folder, plan_of, spec_of
 
 DOCUMENTS = [topics[name] for name in sorted(topics)][:40]
 SOURCES = {"news": DOCUMENTS[:20], "wiki": DOCUMENTS[20:], "short": DOCUMENTS[:9]}
@@ -107,3 +109,18 @@ def test_prompts_are_of_all_sources(folder: Path) -> None:
     end = plan.inputs.tokenizer_facts.end_of_text_id
     assert len(prompts) == 4, "two documents of each source are held out"
     assert all(len(prompt) == 24 and end not in prompt for prompt in prompts)
+
+
+def test_the_model_that_training_went_on_from_is_measured_on_the_same_text(site: Site, tmp_path: Path) -> None:
+    weights = model_folder(site, "masked-lm", tmp_path / "model")
+    plan = plan_of(site, spec_of(site, "masked-lm", initFrom={"uri": str(tmp_path / "model")}))
+    asked = objective_of(plan.job.spec.training, SpecialTokens(plan.inputs.tokenizer_facts))
+    data = held_out(asked, held_out_texts(site.storage, plan, asked, tmp_path))
+    found = before(data, plan, torch.device("cpu"), tmp_path)
+    model = build_model(plan.shape.family, plan.shape, plan.vocab_size)
+    of_other_weights = measured(model, data, plan, torch.device("cpu"))
+    model.load_state_dict(weights)
+    assert found == {"uri": str(tmp_path / "model"), **measured(model, data, plan, torch.device("cpu"))}
+    assert found["loss"] != of_other_weights["loss"]
+    afresh = plan_of(site, spec_of(site, "masked-lm"))
+    assert before(data, afresh, torch.device("cpu"), tmp_path) is None

@@ -70,9 +70,10 @@ def _evaluate(
         "checkpoint": training.facts["checkpoint"],
         "objective": section.objective,
         **measured(model, data, plan, device),
-        "before": None,
         "samples": samples(model, storage, plan, scratch) if isinstance(model, LanguageModel) else [],
     }
+    del model  # both together may need more memory than there is
+    report["before"] = before(data, plan, device, scratch)
     path = scratch / "evaluation.json"
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False))
     numbers = {name: report[name] for name in ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")}
@@ -102,6 +103,15 @@ def measured(model: Any, data: Any, plan: Plan, device: Any) -> dict[str, Any]:
     sizes = {text.name: plan.inputs.token_facts.sources[text.name].held_out_bytes for text in data.texts}
     whole_text = plan.job.spec.training.objective == "causal-lm"
     return figures_of_texts(held_out_sums(model, data, device), sizes, whole_text)
+
+
+def before(data: Any, plan: Plan, device: Any, scratch: Path) -> dict[str, Any] | None:
+    """The figures of the model that training went on from, on the same samples; None if it began with random weights."""
+    if plan.initial is None:
+        return None
+    from pretrain_trainer.weights import load_initial
+
+    return {"uri": plan.initial.uri, **measured(load_initial(plan, scratch), data, plan, device)}
 
 
 def device_of(plan: Plan) -> Any:
