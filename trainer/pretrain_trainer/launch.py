@@ -157,8 +157,8 @@ def _run_ranks(node: Node, training: Training, job_file: Path, record_samples: P
     adopt()
     if training.gpus_per_node and torch.cuda.device_count() < node.processes:
         raise UserError(
-            f"spec.training.gpusPerNode: {training.gpus_per_node}, but this machine has {torch.cuda.device_count()} CUDA devices; "
-            "set gpusPerNode: 0 to train on CPU, or run where the GPUs are"
+            f"{'spec.training.gpusPerNode' if task is None else f'gpus of {task} in spec.finetune'}: {training.gpus_per_node}, but this "
+            f"machine has {torch.cuda.device_count()} CUDA devices; set it to 0 to train on CPU, or run where the GPUs are"
         )
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
     arguments = [f"--nnodes={node.nodes}", f"--nproc-per-node={node.processes}", f"--node-rank={node.rank}"]

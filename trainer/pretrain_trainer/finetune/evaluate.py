@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain_stage.config import Job
+from pretrain_stage.errors import UserError
 from pretrain_stage.events import Events
 from pretrain_stage.manifest import File, Manifest, put_output
 from pretrain_stage.storage import Storage, open_storage
@@ -15,7 +16,6 @@ from pydantic import JsonValue
 
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.environment import prepare_environment
-from pretrain_trainer.evaluate import device_of
 from pretrain_trainer.finetune.plan import FinetunePlan, finished_finetuning, make_finetune_plan
 from pretrain_trainer.finetune.section import section_of
 from pretrain_trainer.stage import run_once
@@ -100,6 +100,20 @@ def _evaluate(
         outputs.append(put_output(storage, picture, f"reports/finetune-{plan.name}.png"))
     facts: dict[str, JsonValue] = {"examples": len(split.examples), "test": dict(scores.metrics)}
     return tuple(outputs), facts
+
+
+def device_of(plan: FinetunePlan) -> Any:
+    """Where the model is asked: on a GPU if the task has any. Raises UserError if this machine has none."""
+    import torch
+
+    if not plan.section.gpus:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"{plan.field}.gpus: {plan.section.gpus}, but this machine has no CUDA device; set it to 0 to work on CPU, or run where "
+            "the GPUs are"
+        )
+    return torch.device("cuda")
 
 
 def wrong(
