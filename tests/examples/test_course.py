@@ -23,13 +23,22 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def finetuned(laid_out: Path) -> Path:
+    """The lesson on fine-tuning, finished; that on continual pretraining begins where this one ends."""
+    job = shrunken("finetuning", laid_out, ("reviews-full", "reviews-lora", "entities"))
+    storage = run(job)
+    assert unfinished(job) == []
+    return storage
+
+
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_lesson_reads_what_the_examples_lay_out(lesson: str) -> None:
     """Its text and its labels, its records and its folder are where its first lines and those programs put them."""
     spec = load_job(COURSE / f"{lesson}.yaml").spec
     assert spec.storage.uri == f"build/course/{lesson}"
     assert {source.uri for source in spec.corpus.sources} <= {
-        "build/demo/raw/peoples-daily.jsonl.gz", "build/demo/raw/news.txt",
+        "build/demo/raw/peoples-daily.jsonl.gz", "build/demo/raw/news.txt", "build/course/labelled/reviews.jsonl",
     }  # fmt: skip
     assert labelled.__doc__ is not None
     for task in spec.finetune:
@@ -40,6 +49,15 @@ def test_a_lesson_reads_what_the_examples_lay_out(lesson: str) -> None:
         assert (whole.ROOT / one.uri).is_file()
     head = (COURSE / f"{lesson}.yaml").read_text(encoding="utf-8").partition("apiVersion")[0]
     assert f"pretrain run examples/course/{lesson}.yaml\n" in head
+
+
+def test_the_last_lesson_goes_on_where_the_one_before_it_ended() -> None:
+    before, after = (load_job(COURSE / f"{lesson}.yaml").spec for lesson in ("finetuning", "continual"))
+    assert after.training.init_from is not None
+    assert after.training.init_from.uri == f"{before.storage.uri}/export"
+    assert after.tokenizer.uri == f"{before.storage.uri}/export/tokenizer.json"
+    assert (after.model, after.corpus.held_out_fraction) == (before.model, before.corpus.held_out_fraction)
+    assert {source.name for source in before.corpus.sources} < {source.name for source in after.corpus.sources}
 
 
 def test_ways_to_fine_tune_differ_in_their_method_alone() -> None:
@@ -77,10 +95,7 @@ def test_encoder_decoder(laid_out: Path) -> None:
 
 
 @pytest.mark.slow
-def test_finetuning(laid_out: Path) -> None:
-    job = shrunken("finetuning", laid_out, ("reviews-full", "reviews-lora", "entities"))
-    finetuned = run(job)
-    assert unfinished(job) == []
+def test_finetuning(finetuned: Path) -> None:
     full, lora, entities = (
         read(finetuned / "reports" / f"finetune-{name}.json") for name in ("reviews-full", "reviews-lora", "entities")
     )
@@ -89,3 +104,19 @@ def test_finetuning(laid_out: Path) -> None:
     answers = lines(finetuned / "predict" / "opinions" / "00000.jsonl")
     assert len(answers) == len(lines(OPINIONS))
     assert {answer["label"] for answer in answers} <= {"positive", "negative"}
+
+
+@pytest.mark.slow
+def test_continual(laid_out: Path, finetuned: Path) -> None:
+    job = shrunken("continual", laid_out)
+    storage = run(job)
+    assert unfinished(job) == []
+    evaluation = read(storage / "reports" / "evaluation.json")
+    before, after = evaluation["before"]["sources"], evaluation["sources"]
+    assert set(before) == set(after) == {"reviews", "peoples-daily", "news"}
+    reported = read(finetuned / "reports" / "evaluation.json")["sources"]
+    for name in ("peoples-daily", "news"):
+        assert before[name]["loss"] == pytest.approx(reported[name]["loss"], rel=1e-6), (
+            "the same model, the same held-out text"
+        )
+        assert after[name]["loss"] != before[name]["loss"]
