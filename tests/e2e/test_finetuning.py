@@ -19,7 +19,7 @@ from tests.e2e.jobs import STAGES, tiny_job
 from tests.e2e.kubectl import Kubectl, new_namespace
 from tests.e2e.s3 import BUCKET, ClusterS3
 from tests.e2e.served import served
-from tests.e2e.waiting import Job, stage, succeeded, until
+from tests.e2e.waiting import Job, succeeded, until
 from tests.operator.jobs import changed
 from tests.run.whole import ROOT
 
@@ -99,8 +99,8 @@ def course(s3: ClusterS3, crd: None, tmp_path_factory: pytest.TempPathFactory) -
         tasks = tasks_of(f"s3://{BUCKET}/{kubectl.namespace}/reviews")
         kubectl("apply", "-f", "-", stdin=tiny_job(s3, kubectl.namespace, NAME, tasks))
         with served(kubectl, tmp_path_factory.mktemp("course")):
-            until(kubectl, NAME, lambda job: bool(stage(job, "finetune-full").get("active")))
-            (pod,) = _pods(kubectl, "finetune-full")
+            until(kubectl, NAME, lambda job: bool(_running(kubectl)))  # its status may be told when it is over
+            (pod,) = _running(kubectl)
             kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
             job = until(kubectl, NAME, succeeded)
             storage = s3.storage(f"{kubectl.namespace}/{NAME}")
@@ -169,6 +169,10 @@ def test_a_task_that_is_added_later_costs_that_task_alone(course: Course, s3: Cl
         if name not in ("report", "predict-mood"):
             assert read_manifest(course.storage, name) == before, f"{name} was made again"
     assert json.loads(course.storage.read("reports/finetune-frozen.json") or b"")["method"] == "freeze"
+
+
+def _running(kubectl: Kubectl) -> list[dict[str, Any]]:
+    return [pod for pod in _pods(kubectl, "finetune-full") if pod["status"].get("phase") == "Running"]
 
 
 def _pods(kubectl: Kubectl, stage_name: str) -> list[dict[str, Any]]:
