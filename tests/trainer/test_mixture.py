@@ -92,7 +92,7 @@ def test_shares_follow_from_text_weights_and_epochs() -> None:
 )
 def test_shares_that_cannot_be_are_refused(given: dict[str, dict[str, Any]], sentence: str) -> None:
     with pytest.raises(UserError) as error:
-        shares({"a": 100, "b": 10}, **given)
+        shares({"a": 100, "b": 10}, 1000, **given)
     assert str(error.value).startswith(f"spec.corpus.sources: {sentence}")
 
 
