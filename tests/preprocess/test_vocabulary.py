@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from tests.preprocess import texts
 from tests.preprocess.stages import Spec, manifest, run, spec, write_jsonl
+from tests.seaweedfs import SeaweedFS
 
 STAGES = ("clean", "tokenizer", "tokenize", "vocabulary")
 
@@ -129,6 +130,14 @@ def test_it_is_run_again_for_other_tokens_only(tmp_path: Path) -> None:
     job["tokenizer"]["train"]["vocabSize"] = 401
     said = [event for event in run(tmp_path, job, *STAGES) if event["event"] == "result" and not event["unchanged"]]
     assert [event["stage"] for event in said] == ["tokenizer", "tokenize", "tokenize", "vocabulary"]
+
+
+def test_tokens_in_s3_are_counted_too(tmp_path: Path, seaweedfs: SeaweedFS, s3_uri: str) -> None:
+    here, _ = corpus(tmp_path, vocabSize=400)
+    there = {**here, "storage": {"uri": s3_uri, "endpointURL": seaweedfs.endpoint}}
+    for job in (here, there):
+        run(tmp_path, job, *STAGES)
+    assert manifest(there, "vocabulary").outputs == manifest(here, "vocabulary").outputs
 
 
 def test_the_picture_is_xml_with_a_line_and_bars(tmp_path: Path) -> None:
