@@ -356,7 +356,11 @@ def test_token_files_are_datatroves(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "train_bytes": sum(len(text.encode()) for text in train),
         "held_out_bytes": sum(len(text.encode()) for text in held_out),
     }
-    characters = {"train_characters": sum(map(len, train)), "held_out_characters": sum(map(len, held_out)), "train_copies": 0}
+    characters = {
+        "train_characters": sum(map(len, train)),
+        "held_out_characters": sum(map(len, held_out)),
+        "train_copies": 0,
+    }
     assert facts == {
         **counts,
         "dtype": "uint16",
