@@ -128,7 +128,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 def test_gpus_that_are_not_there_are_asked_for_in_vain(site: Site, trained: Trained) -> None:
     run = start("launch", site.write(gpusPerNode=2, nodes=1))
     assert run.ended() == 65
-    assert "spec.training.gpusPerNode: 2, but this machine has 0 CUDA devices; set gpusPerNode: 0" in run.errors[-1]
+    assert "spec.training.gpusPerNode: 2, but this machine has 0 CUDA devices; set it to 0" in run.errors[-1]
     file = trained.site.folder / "gpu.json"
     file.write_text(json.dumps(trained.site.job(gpusPerNode=1)))
     evaluation = start("evaluate", file)
