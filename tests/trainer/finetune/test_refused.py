@@ -82,6 +82,10 @@ def test_a_stage_that_has_not_run(ready: FinetuneSite, tmp_path: Path) -> None:
             make_finetune_plan(job, NAME, FinetuneSite(tmp_path, _open(tmp_path / stage)).storage, 1)
 
 
+def test_fresh_weights_that_nobody_trains(refusal: Callable[..., str]) -> None:
+    assert "leaves most weights as they are drawn; set method to full" in refusal(fromScratch=True, method="lora")
+
+
 def test_one_label(tmp_path: Path, ready: FinetuneSite) -> None:
     shutil.copytree(ready.storage.uri, tmp_path / "storage")
     storage = _open(tmp_path / "storage")

@@ -24,6 +24,7 @@ MERGED = ("lora", "adalora")
 """Methods whose updates can be merged into the model."""
 BESIDE = ("lora", "adalora", "prefix")
 """Methods that peft brings."""
+POOLER = "pooler"
 BOTTLENECKS = "bottlenecks.safetensors"
 """The file of an export by method adapter."""
 BEGINNING, END = 0.1, 0.3
@@ -59,6 +60,8 @@ def with_method(model: Any, plan: FinetunePlan, peft_type: str) -> Any:
         case "adapter":
             model.requires_grad_(plan.section.task != "generation")
             freeze_body(model)
+            if has_pooler(model):
+                model.base_model.pooler.requires_grad_(True)
             put_adapters(model, section.adapter_width)
             return model
         case _:
@@ -81,9 +84,8 @@ def freeze_below(model: Any, trained: int) -> None:
         if after:
             module.requires_grad_(True)
         after = after or module is layers
-    pooler = getattr(model.base_model, "pooler", None)
-    if pooler is not None:
-        pooler.requires_grad_(True)
+    if has_pooler(model):
+        model.base_model.pooler.requires_grad_(True)
 
 
 def put_adapters(model: Any, narrow: int) -> None:
@@ -92,6 +94,22 @@ def put_adapters(model: Any, narrow: int) -> None:
         for layer in layers:
             layer.bottleneck = Bottleneck(model.config.hidden_size, narrow)
             layer.register_forward_hook(_through_bottleneck)
+
+
+def layer_matrices(model: Any) -> list[str]:
+    """The names of the linear maps in the model's layers."""
+    inside = {
+        id(part)
+        for layers in layer_lists(model)
+        for part in layers.modules()
+        if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"
+    }
+    return [name for name, part in model.named_modules() if id(part) in inside]
+
+
+def has_pooler(model: Any) -> bool:
+    """Whether there is a layer between body and head, which models that were pretrained without it draw anew."""
+    return getattr(model.base_model, POOLER, None) is not None
 
 
 def save_bottlenecks(model: Any, narrow: int, folder: Path) -> None:
@@ -122,7 +140,7 @@ def layer_lists(model: Any) -> list[nn.ModuleList]:
         if isinstance(module, nn.ModuleList) and len(module) and isinstance(module[0], GradientCheckpointingLayer)
     ]
     if not found:
-        raise UserError(f"method: the layers of {type(model).__name__} are not known; choose full or lora")
+        raise UserError(f"method: the layers of {type(model).__name__} are not known; choose full or prefix")
     return found
 
 
@@ -168,7 +186,13 @@ def _with_peft(model: Any, section: Finetune, peft_type: str, steps: int) -> Any
     import peft
 
     common = {"task_type": peft_type}
-    updates = {"lora_alpha": section.lora.alpha, "lora_dropout": section.lora.dropout, "target_modules": "all-linear"}
+    updates = {
+        "lora_alpha": section.lora.alpha,
+        "lora_dropout": section.lora.dropout,
+        "target_modules": layer_matrices(model),
+        # peft adds the head.
+        "modules_to_save": [POOLER] if has_pooler(model) else None,
+    }
     match section.method:
         case "lora":
             config: Any = peft.LoraConfig(r=section.lora.rank, **updates, **common)

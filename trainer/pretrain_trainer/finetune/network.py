@@ -84,6 +84,8 @@ def build_network(folder: Path, config: Any, tokenizer: Any, head: str, peft_typ
 
     Raises UserError if the base's weights do not fit its configuration.
     """
+    # What is drawn and not trained is drawn alike whenever the network is made.
+    torch.manual_seed(plan.section.seed)
     set_dropout(config, plan.section.dropout)
     config.pad_token_id = padding_token(tokenizer, config)
     with unsliced():
@@ -185,6 +187,11 @@ def _read(folder: Path, config: Any, plan: FinetunePlan) -> Any:
         first = str(error).strip().split("\n", 1)[0]
         raise UserError(f"{plan.base.name}: transformers cannot read it ({first[:300]}); save the model again") from None
     body = f"{model.base_model_prefix}."
+    if plan.section.method == "prefix" and any(part in name for name in report["missing_keys"] for part in NOT_TRAINED):
+        raise UserError(
+            f"{plan.field}.method: prefix trains no layer that {plan.base.name} lacks, and it lacks its pooler; choose another method, "
+            "or token-classification"
+        )
     lacking = [
         name
         for name in sorted(report["missing_keys"])

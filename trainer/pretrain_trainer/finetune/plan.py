@@ -151,6 +151,11 @@ def make_finetune_plan(job: Job[TrainerSpec], name: str, storage: Storage, world
         raise UserError(
             f"{field}.examples: {len(facts.labels)} different labels, and there is nothing to learn; give 2 or more"
         )
+    if section.from_scratch and section.method != "full":
+        raise UserError(
+            f"{field}.fromScratch: true, but method {section.method} leaves most weights as they are drawn; set method to full, or "
+            "fromScratch to false"
+        )
     base = find_base(job, section, storage)
     a_pass = train / section.batch_size
     steps = max(1, math.ceil(section.epochs * a_pass))
