@@ -46,7 +46,8 @@ def _storage(job: Body) -> dict[str, Any]:
     return (job.get("spec") or {}).get("storage") or {}
 
 
-def _age(job: Body) -> tuple[str, str]:
-    """Older first; the uid decides between jobs of the same second."""
+def _age(job: Body) -> tuple[str, bool, str]:
+    """Older first. Of jobs made in the same second, the one that was accepted, for it may be at work; else the uid decides."""
     metadata = job["metadata"]
-    return metadata.get("creationTimestamp") or "", metadata.get("uid") or ""
+    accepted = is_true((job.get("status") or {}).get("conditions") or [], "Accepted")
+    return metadata.get("creationTimestamp") or "", not accepted, metadata.get("uid") or ""

@@ -116,6 +116,16 @@ def test_the_older_of_two_jobs_has_the_storage() -> None:
     assert younger.reason("Accepted") == reasons.VALID
 
 
+def test_of_two_jobs_made_in_one_second_the_one_that_was_accepted_keeps_the_storage() -> None:
+    first, second = State(name="first", uid="u-2"), State(name="second", uid="u-1")
+    first.settle()
+    first.rivals, second.rivals = [second.job], [first.job]
+    second.settle()
+    first.settle()
+    assert first.reason("Accepted") == reasons.VALID
+    assert second.reason("Accepted") == reasons.STORAGE_IN_USE
+
+
 @pytest.mark.parametrize(
     ("mine", "other", "refused"),
     [
