@@ -307,7 +307,3 @@ def _nothing(job: SeenJob, wanted: Wanted) -> str:
 def _note(message: str) -> None:
     sys.stdout.flush()
     print(f"note: {message}", file=sys.stderr, flush=True)
-
-
-def _whole_second(stamp: str) -> str:
-    return stamp.partition(".")[0].removesuffix("Z") + "Z"

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pretrain_stage.errors import EXIT_TEMPORARY, EXIT_USER_ERROR, UserError
 
@@ -163,8 +162,3 @@ def conflicting_fields(refusal: Refusal) -> Mapping[str, str]:
         owner = re.search(r'conflict with "([^"]+)"', message)
         owners[path.lstrip(".")] = owner.group(1) if owner else "another"
     return owners
-
-
-def as_status(value: Any) -> Refusal | None:
-    """The refusal in an ERROR event of a watch."""
-    return read_refusal(int(value.get("code") or 500), json.dumps(value).encode()) if isinstance(value, dict) else None

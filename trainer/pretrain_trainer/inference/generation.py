@@ -17,10 +17,9 @@ from pretrain_stage.errors import UserError
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from pretrain_trainer.generate import Sampling, choose, generate_batch
+from pretrain_trainer.generate import Sampling, choose
 from pretrain_trainer.inference.answering import Answer, AnsweringModel, BadRecord, Question, Settings, text_field
 from pretrain_trainer.inference.text import TextStream
-from pretrain_trainer.model.language_model import LanguageModel
 
 MESSAGES = "messages"
 
@@ -166,22 +165,6 @@ def rates(questions: Sequence[Question], new: Sequence[Sequence[int]], began: fl
     """first: when the first new tokens were there. They come with the prompt, so they count for no time of their own."""
     followers = sum(max(0, len(tokens) - 1) for tokens in new)
     return Rates(sum(len(one.tokens) for one in questions), first - began, followers, ended - first)
-
-
-def own_loop(model: LanguageModel) -> Loop:
-    """The loop for our decoder."""
-
-    def loop(
-        prompts: Sequence[Sequence[int]],
-        limits: Sequence[int],
-        sampling: Sampling,
-        ends: Collection[int],
-        generators: Sequence[torch.Generator],
-        told: Callable[[int, int], bool],
-    ) -> list[list[int]]:
-        return generate_batch(model, prompts, limits, sampling, ends, generators, told)
-
-    return loop
 
 
 def transformers_loop(model: Any, pad: int, *, encoder_decoder: bool) -> Loop:

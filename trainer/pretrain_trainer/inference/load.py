@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ import transformers
 from pretrain_stage.errors import UserError
 from safetensors.torch import load_file
 
+from pretrain_trainer.generate import generate_batch
 from pretrain_trainer.inference.answering import AnsweringModel, Settings
 from pretrain_trainer.inference.classification import TextClassifier, WordTagger
 from pretrain_trainer.inference.folder import CONFIG, WEIGHTS, ModelFolder, read_json
-from pretrain_trainer.inference.generation import WritingModel, ends_of, own_loop, transformers_loop
+from pretrain_trainer.inference.generation import WritingModel, ends_of, transformers_loop
 from pretrain_trainer.model.language_model import LanguageModel
 from pretrain_trainer.model.llama import Llama
 
@@ -33,7 +35,11 @@ def load_model(folder: ModelFolder, settings: Settings, device: torch.device) ->
     if folder.kind == "generation":
         shape = folder.dimensions
         model: Any = their_model(folder, device) if shape is None else our_decoder(folder, device)
-        loop = transformers_loop(model, pad, encoder_decoder=folder.encoder_decoder) if shape is None else own_loop(model)
+        loop = (
+            transformers_loop(model, pad, encoder_decoder=folder.encoder_decoder)
+            if shape is None
+            else partial(generate_batch, model)
+        )
         name = described(model, folder)
         return WritingModel(name, loop, tokenizer, ends, settings, folder.positions, folder.encoder_decoder)
     model = their_model(folder, device)
