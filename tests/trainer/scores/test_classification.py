@@ -29,6 +29,8 @@ def test_by_hand() -> None:
     assert (bad.precision, bad.recall, bad.support, bad.found) == (2 / 4, 2 / 3, 3, 4)
     assert bad.f1 == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
     assert (medium.precision, medium.recall, medium.f1, medium.support) == (0, 0, 0, 1)
+    assert scores.metrics["macro-precision"] == pytest.approx((0 + 1 / 2 + 2 / 4) / 3)
+    assert scores.metrics["macro-recall"] == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
     assert metric_of(scores, "macro-f1") == pytest.approx((0 + 1 / 2 + 4 / 7) / 3)
     assert metric_of(scores, "micro-f1") == metric_of(scores, "accuracy")
 
@@ -55,7 +57,7 @@ def test_scikit_learn_says_the_same(seed: int) -> None:
 
 def test_a_single_class() -> None:
     scores = score("classification", ["是"] * 3, ["是"] * 3)
-    assert scores.metrics == {"accuracy": 1, "macro-f1": 1, "micro-f1": 1}
+    assert scores.metrics == dict.fromkeys(("accuracy", "macro-precision", "macro-recall", "macro-f1", "micro-f1"), 1)
     assert classification(scores.details).confusion == ((3,),)
     assert (scores.intervals["accuracy"].low, scores.intervals["accuracy"].high) == (1, 1)
 
@@ -94,7 +96,7 @@ def test_metrics_that_a_model_is_chosen_by() -> None:
 
 def test_no_examples() -> None:
     scores = score("classification", [], [], labels=["a", "b"])
-    assert scores.metrics == {"accuracy": 0, "macro-f1": 0, "micro-f1": 0}
+    assert scores.metrics == dict.fromkeys(("accuracy", "macro-precision", "macro-recall", "macro-f1", "micro-f1"), 0)
     assert scores.intervals == {}
 
 

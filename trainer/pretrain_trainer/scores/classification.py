@@ -60,9 +60,12 @@ def resampled_labels(references: Sequence[str], predictions: Sequence[str], grou
             np.bincount(places, of, size).astype(float)
             for places, of in ((asked[right], weights[right]), (found, weights), (asked, weights))
         ]
+        averaged = macro(*counts)
         return {
             "accuracy": float(counts[0].sum() / counts[2].sum()) if counts[2].sum() else 0.0,
-            "macro-f1": macro(*counts).f1,
+            "macro-precision": averaged.precision,
+            "macro-recall": averaged.recall,
+            "macro-f1": averaged.f1,
             "micro-f1": micro(*counts).f1,
         }
 

@@ -1,0 +1,180 @@
+"""The table of docs/course.md: one task, learned from few labels and from all, by seven methods and without pretraining.
+
+    python examples/course/methods.py                                        the table, in Markdown and as JSON
+    python examples/course/methods.py --study 250000 1000000 4000000         from how much text on pretraining is worth it
+
+It runs examples/course/methods.yaml once for each number of labels; the model is pretrained once. Stopped anywhere, the same command
+goes on. Rows to read the others beside come from baselines.py, on the same split.
+
+Intervals are of 95 %, by bootstrap over the test examples: of two rows whose intervals do not meet one is better. They say nothing
+of another seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+LESSON = Path(__file__).with_name("methods.yaml")
+PASSES: dict[int | None, float] = {200: 20, 1000: 8, None: 3}
+"""Most passes over the training examples, by their number; None: all there are. Fine-tuning ends early where it gets no better."""
+METRICS = ("accuracy", "macro-precision", "macro-recall", "macro-f1")
+STUDIED = ("scratch", "full")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    name: str
+    labels: int
+    scores: dict[str, Any]
+    trained_parameters: int | None
+    peak_bytes: float
+    seconds: float
+
+    def told(self, metric: str) -> str:
+        """A metric in percent, with its interval."""
+        within = self.scores["intervals"][metric]
+        return f"{100 * self.scores['metrics'][metric]:.1f} [{100 * within['low']:.1f}, {100 * within['high']:.1f}]"
+
+    def better(self, other: Row, metric: str = "accuracy") -> bool:
+        """Whether it is better by more than the intervals."""
+        return bool(self.scores["intervals"][metric]["low"] > other.scores["intervals"][metric]["high"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("build/course/methods"), help="where all of it goes")
+    parser.add_argument(
+        "--study", type=int, nargs="+", metavar="TOKENS", help="pretrain on so many tokens instead, one after the other"
+    )
+    options = parser.parse_args()
+    folder: Path = options.folder.absolute()
+    os.chdir(ROOT)  # the lesson's paths are relative to it
+    prepare()
+    return study(folder, options.study) if options.study else table(folder)
+
+
+def prepare() -> None:
+    """Lays out the text, once."""
+    call(sys.executable, "examples/demo/corpus.py", "build/demo/raw")
+    call(sys.executable, "examples/course/labelled.py", "build/course/labelled")
+
+
+def table(folder: Path) -> int:
+    """All methods with all numbers of labels."""
+    rows = [row for number in PASSES for row in of_labels(folder, number)]
+    leave(folder, "methods", rows, "\n\n".join(markdown([r for r in rows if r.labels == n]) for n in numbers(rows)))
+    return 0
+
+
+def of_labels(folder: Path, number: int | None) -> Iterator[Row]:
+    names = run(folder, number, None, None)
+    yield from baselines(folder, names[0])
+    for name in names:
+        yield row_of(folder, name)
+
+
+def study(folder: Path, tokens: list[int]) -> int:
+    """From scratch and pretrained on more and more text."""
+    rows, lines = (
+        [],
+        [
+            "| tokens | labels | from scratch, % | pretrained, % | better by more than the interval |",
+            "|---|---|---|---|---|",
+        ],
+    )
+    for amount in tokens:
+        own = folder.with_name(f"{folder.name}-{amount}")
+        for number in PASSES:
+            scratch, full = (row_of(own, name) for name in run(own, number, amount, STUDIED))
+            rows += [scratch, full]
+            said = "yes" if full.better(scratch) else "no"
+            lines.append(f"| {amount:,} | {full.labels:,} | {scratch.told('accuracy')} | {full.told('accuracy')} | {said} |")
+    leave(folder, "study", rows, "\n".join(lines))
+    return 0
+
+
+def run(folder: Path, number: int | None, tokens: int | None, only: tuple[str, ...] | None) -> list[str]:
+    """Runs the lesson with so many labels; returns the names of its tasks. tokens: to pretrain on; None as the lesson says."""
+    job = yaml.safe_load(LESSON.read_text(encoding="utf-8"))
+    spec = job["spec"]
+    spec["storage"]["uri"] = str(folder)
+    spec["training"]["tokens"] = tokens or spec["training"]["tokens"]
+    spec["finetune"] = [task for task in spec["finetune"] if only is None or task["name"] in only]
+    for task in spec["finetune"]:
+        task["name"] += f"-{number or 'all'}"
+        task["epochs"] = PASSES[number]
+        task["examples"] = {"uri": task["examples"]["uri"]} | ({"maxTrainExamples": number} if number else {})
+    path = folder / f"methods-{number or 'all'}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(job, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    call("pretrain", "run", str(path))
+    return [str(task["name"]) for task in spec["finetune"]]
+
+
+def baselines(folder: Path, name: str) -> Iterator[Row]:
+    """What learns the split of that task without any pretraining."""
+    out = folder / f"baselines-{name.rpartition('-')[2]}.json"
+    if not out.exists():
+        call(sys.executable, "examples/course/baselines.py", str(folder / "finetune" / name / "examples"), "--out", str(out))
+    for told, row in json.loads(out.read_text(encoding="utf-8")).items():
+        yield Row(told, row["train_examples"], row["scores"], row.get("parameters"), row["peak_bytes"], row["seconds"])
+
+
+def row_of(folder: Path, name: str) -> Row:
+    """What the reports say of a task."""
+    report = json.loads((folder / "reports" / f"finetune-{name}.json").read_text(encoding="utf-8"))
+    facts = report["finetuning"]
+    seconds = json.loads((folder / "stages" / f"finetune-{name}.json").read_text(encoding="utf-8"))["seconds"]
+    return Row(
+        name.rpartition("-")[0],
+        facts["examples"]["train"],
+        report["scores"],
+        facts["trained_parameters"],
+        facts["peak_memory_bytes"],
+        seconds,
+    )
+
+
+def numbers(rows: list[Row]) -> list[int]:
+    return sorted({row.labels for row in rows})
+
+
+def markdown(rows: list[Row]) -> str:
+    """Rows of one number of labels."""
+    lines = [f"{rows[0].labels:,} labels:", ""]
+    lines += ["| | accuracy, % | precision, % | recall, % | F1, % | trained parameters | peak memory | seconds |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        figures = " | ".join(row.told(metric) for metric in METRICS)
+        trained = "" if row.trained_parameters is None else f"{row.trained_parameters:,}"
+        lines.append(f"| {row.name} | {figures} | {trained} | {row.peak_bytes / 1e6:,.0f} MB | {row.seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def leave(folder: Path, name: str, rows: list[Row], text: str) -> None:
+    """Prints the table, and keeps it."""
+    (folder.with_name(f"{name}.md")).write_text(text + "\n", encoding="utf-8")
+    data = json.dumps([vars(row) for row in rows], indent=2, ensure_ascii=False)
+    (folder.with_name(f"{name}.json")).write_text(data + "\n", encoding="utf-8")
+    print(text)
+
+
+def call(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
