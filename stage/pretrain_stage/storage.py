@@ -6,9 +6,9 @@ put or a completed multipart upload). `create` has exactly one winner.
 What S3 answers with 5xx or by closing the connection, obstore repeats by itself for some seconds, and tells nobody. After that
 it has failed, and is counted (storage_errors.py). It is then tried again for a minute, said and counted each time, if S3 has
 answered before: an address that is wrong is told at once. Two things are tried once only: `create`, of which the answer may be
-all that was lost, and `entries`, some of which may have been handed out.
+all that was lost (`settle` looks), and `entries`, some of which may have been handed out.
 
-    job.json  corpus/<stage>/  tokenizer/  tokens/  checkpoints/step-.../  export/  reports/  stages/<stage>.json
+    job.json  corpus/<stage>/  tokenizer/  tokens/  checkpoints/  export/  reports/  stages/<stage>.json
 """
 
 from __future__ import annotations
@@ -123,6 +123,16 @@ class Storage:
             except AlreadyExistsError:
                 return False
             return True
+
+    @_persistent
+    def settle(self, path: str, data: bytes) -> bytes:
+        """Creates the object unless it exists, and returns what is there then: `data`, or what somebody else created.
+
+        Is tried again, for a lost answer is no matter here: who finds his own data there has created it.
+        """
+        if self.create(path, data):
+            return data
+        return self.read(path) or b""
 
     @_persistent
     def upload(self, source: Path, path: str) -> None:

@@ -121,7 +121,7 @@ def newest_of(kubectl: Kubectl, storage: Storage, pods: list[dict[str, Any]]) ->
 def newest(storage: Storage) -> int:
     """The step of the newest committed checkpoint."""
     paths = [entry.path.split("/") for entry in storage.entries("checkpoints")]
-    return max(int(path[1].removeprefix("step-")) for path in paths if path[-1] == "COMMITTED")
+    return max(int(path[1].split("-")[1]) for path in paths if path[-1] == "COMMITTED")
 
 
 def training_pods(kubectl: Kubectl) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ def test_training_is_edited(paced: Paced, namespaces: Namespaces, serving: Servi
     job = until(kubectl, "edited", lambda job: stage(job, "train").get("state") == "Succeeded")
     assert (job["status"]["training"]["step"], job["status"]["training"]["steps"]) == (SHORT_STEPS, SHORT_STEPS)
     assert job["status"]["observedGeneration"] == 2
-    assert storage.size(f"checkpoints/step-{SHORT_STEPS:08d}/COMMITTED") is not None
+    assert storage.size(f"checkpoints/step-{SHORT_STEPS:08d}-attempt-2/COMMITTED") is not None
     kubectl("delete", "pretrainjob", "edited")
 
 

@@ -11,7 +11,7 @@ from pretrain_stage import config
 from pretrain_stage.errors import StorageError
 from pretrain_stage.storage import Storage, open_storage
 from pretrain_trainer import checkpoint
-from pretrain_trainer.checkpoint import CheckpointManifest
+from pretrain_trainer.checkpoint import CheckpointManifest, Folder
 
 from tests.kubectl.resources import resource
 from tests.seaweedfs import SeaweedFS, free_ports
@@ -36,16 +36,19 @@ def listed(storage: dict[str, Any], endpoint: str | None = None, **options: bool
 def storage(s3_uri: str, seaweedfs: SeaweedFS, tmp_path: Path) -> Storage:
     """Checkpoints of steps 10, 20 and 30 of two processes."""
     made = open_storage(config.Storage(uri=s3_uri, endpointURL=seaweedfs.endpoint))
+    attempt = checkpoint.begin(made, None)
     for step in (10, 20, 30):
         files = []
         for rank in range(2):
             path = tmp_path / f"rank_{rank}.pt"
             path.write_bytes(b"%d" % rank * 3 * 2**19)
-            files.append(checkpoint.put_rank_file(made, step, path, rank))
+            files.append(checkpoint.put_rank_file(made, checkpoint.folder(step, attempt), path, rank))
         checkpoint.commit(
             made,
+            attempt,
             CheckpointManifest(
                 step=step,
+                attempt=attempt.number,
                 tokens=step * 1000,
                 next_sample=0,
                 world_size=2,
@@ -62,17 +65,17 @@ def storage(s3_uri: str, seaweedfs: SeaweedFS, tmp_path: Path) -> Storage:
 
 def found(storage: Storage, *, deep: bool = False) -> dict[int, str]:
     """What is wrong with each checkpoint."""
-    return {step: seen(storage, step, deep=deep).fault for step in checkpoint.steps(storage)}
+    return {place.step: seen(storage, place.step, deep=deep).fault for place in checkpoint.folders(storage)}
 
 
 def seen(storage: Storage, step: int, *, deep: bool = False) -> Stored:
-    found = stored(storage, step, deep=deep)
+    found = stored(storage, Folder(step, 1), deep=deep)
     assert found is not None
     return found
 
 
 def test_the_table(storage: Storage) -> None:
-    rows = [seen(storage, step) for step in checkpoint.steps(storage)]
+    rows = [seen(storage, place.step) for place in checkpoint.folders(storage)]
     lines = table(rows)
     assert lines[0].split() == ["STEP", "TOKENS", "SIZE", "TIME", "PROCESSES", "LOSS", "VERIFIED"]
     assert [line.split()[:4] for line in lines[1:]] == [
@@ -83,7 +86,7 @@ def test_the_table(storage: Storage) -> None:
 
 
 def test_what_does_not_verify(storage: Storage) -> None:
-    newest = checkpoint.folder(30)
+    newest = Folder(30, 1)
     content = storage.read(f"{newest}/rank_1.pt")
     assert content is not None
     storage.write(f"{newest}/rank_1.pt", content[:-1] + b"?")
@@ -101,8 +104,8 @@ def test_what_does_not_verify(storage: Storage) -> None:
     assert table([seen(storage, 30)])[1].split()[-1] == "no"
     assert [found(storage)[step] for step in (20, 10)] == ["", ""]
 
-    checkpoint.remove(storage, 20)
-    assert stored(storage, 20, deep=False) is None, "an empty folder that the server may still name"
+    checkpoint.remove(storage, checkpoint.begin(storage, None), Folder(20, 1))
+    assert stored(storage, Folder(20, 1), deep=False) is None, "an empty folder that the server may still name"
 
 
 def test_wrong_credentials(storage: Storage, seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,8 +53,9 @@ def test_killed_in_mid_training(text: Path, undisturbed: Path, tmp_path: Path) -
     job = whole.job(tmp_path, text)
     whole.copy_tokens(undisturbed, tmp_path / "storage")
     began = time.time()
-    for step in (4, 12, 20):  # far enough from the last one that steps are left for the run that is not killed
-        kill_at_checkpoint(job, tmp_path / "storage" / "checkpoints" / f"step-{step:08d}" / "COMMITTED")
+    # Far enough from the last step that some are left for the run that is not killed.
+    for attempt, step in enumerate((4, 12, 20), start=1):
+        kill_at_checkpoint(job, tmp_path / "storage" / "checkpoints" / f"step-{step:08d}-attempt-{attempt}" / "COMMITTED")
     finish(job)
     assert whole.result(tmp_path / "storage") == whole.result(undisturbed)
     check_ledger(tmp_path / "storage", time.time() - began, starts=4)

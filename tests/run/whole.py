@@ -115,5 +115,5 @@ def result(storage: Path) -> Result:
     return Result(
         lineage={stage: manifest["identity"] for stage, manifest in manifests.items()},
         model=hashlib.sha256((storage / "export" / "model.safetensors").read_bytes()).hexdigest(),
-        losses=manifests["train"]["facts"],
+        losses={name: fact for name, fact in manifests["train"]["facts"].items() if name != "checkpoint"},  # names its attempt
     )

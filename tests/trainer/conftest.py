@@ -13,6 +13,7 @@ from unittest.mock import ANY
 
 import pytest
 from pretrain_stage.storage import Storage, open_folder
+from pretrain_trainer import checkpoint
 
 from tests.trainer.jobs import STARTED, Spec, folder_storage, job, start, write_job
 
@@ -61,9 +62,9 @@ class Trained:
         if steps < self.facts["steps"]:
             shutil.rmtree(site.path("stages/train"))
             site.path("stages/train.json").unlink()
-        for path in site.path("checkpoints").iterdir():
-            if int(path.name.removeprefix("step-")) > steps:
-                shutil.rmtree(path)
+        for place in checkpoint.folders(site.storage):
+            if place.step > steps:
+                shutil.rmtree(site.path(str(place)))
         shutil.copytree(self.site.folder / "samples", folder / "samples")
         (sample_file,) = (folder / "samples").iterdir()
         lines = sample_file.read_text().splitlines(keepends=True)

@@ -18,6 +18,7 @@ from pretrain_stage.errors import UserError
 from pretrain_stage.events import Events
 from pretrain_trainer import checkpoint, snapshot
 from pretrain_trainer.account import Account
+from pretrain_trainer.checkpoint import Folder
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.listeners.prometheus import Beginning, Prometheus
 from pretrain_trainer.plan import make_plan
@@ -27,7 +28,11 @@ from tests.trainer.conftest import Site, Trained
 from tests.trainer.jobs import SAMPLES, SEQUENCE, Run, start
 
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "seed": ({}, {"seed": 7}, "spec.training.seed: 7, but the checkpoint .*step-00000048 was trained with 42; set it back"),
+    "seed": (
+        {},
+        {"seed": 7},
+        "spec.training.seed: 7, but the checkpoint .*step-00000048-attempt-1 was trained with 42; set it back",
+    ),
     "sequence": ({}, {"sequenceLength": 16}, "spec.training.sequenceLength: 16, but .* with 32"),
     "shape": ({"layers": 3}, {}, "spec.model.layers: 3, but .* with 2; set it back, give another storage.uri, or delete"),
     "precision": ({}, {"precision": "bf16"}, "spec.training.precision: bf16, but .* with fp32"),
@@ -35,7 +40,7 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "fewer tokens": (
         {},
         {"tokens": 20 * SAMPLES * SEQUENCE},
-        "spec.training.tokens: 5120 are 20 steps, but the checkpoint .*step-00000048 is further; raise tokens to at least 12288",
+        "spec.training.tokens: 5120 are 20 steps, but the checkpoint .*step-00000048-attempt-1 is further; raise tokens to at least 12288",
     ),
 }
 
@@ -49,7 +54,7 @@ def test_a_checkpoint_of_another_training_is_refused(trained: Trained, tmp_path:
     path = tmp_path / "job.json"
     path.write_text(json.dumps(spec))
     plan = make_plan(read_job(path, TrainerSpec), site.storage, 1)
-    manifest = checkpoint.read_checkpoint(site.storage, 48)
+    manifest = checkpoint.read_checkpoint(site.storage, Folder(48, 1))
     with pytest.raises(UserError, match=sentence):
         snapshot._refuse_others(site.storage, manifest, plan)
 
@@ -85,11 +90,11 @@ def test_without_checkpoints_training_begins(site: Site, tmp_path: Path) -> None
 
 def test_an_unfinished_checkpoint_alone_is_a_beginning_too(trained: Trained, tmp_path: Path) -> None:
     site = trained.copy(tmp_path / "unfinished", steps=16)
-    site.path("checkpoints/step-00000016/COMMITTED").unlink()
+    site.path("checkpoints/step-00000016-attempt-1/COMMITTED").unlink()
     stream = io.StringIO()
     assert resume(site, tmp_path, stream) is None
     (warning,) = spoken(stream)
-    assert "checkpoints/step-00000016/COMMITTED: missing; this checkpoint was not finished" in warning["message"]
+    assert "checkpoints/step-00000016-attempt-1/COMMITTED: missing; this checkpoint was not finished" in warning["message"]
 
 
 def test_others_are_refused_and_left_as_they_are(trained: Trained, tmp_path: Path) -> None:
@@ -103,7 +108,7 @@ def test_others_are_refused_and_left_as_they_are(trained: Trained, tmp_path: Pat
 def test_if_no_checkpoint_verifies_it_does_not_begin_again_by_itself(trained: Trained, tmp_path: Path) -> None:
     site = trained.copy(tmp_path / "damaged", steps=32)
     for step in (16, 32):
-        site.path(f"checkpoints/step-000000{step}/mp_rank_00_model_states.pt").write_bytes(b"")
+        site.path(f"checkpoints/step-000000{step}-attempt-1/mp_rank_00_model_states.pt").write_bytes(b"")
     stream = io.StringIO()
     with pytest.raises(UserError, match="none of its 2 committed checkpoints verifies; restore one, or delete the folder"):
         resume(site, tmp_path, stream)
@@ -116,7 +121,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     run = start("launch", site.write(optimizer={"learningRate": 10, "gradientClipping": 0, "beta2": 0.0, "eps": 1e-30}))
     code = run.ended()
     assert code == 65, run.events
-    assert "so training cannot go on; checkpoints/step-00000016 is the last good checkpoint" in run.errors[-1]
+    assert "so training cannot go on; checkpoints/step-00000016-attempt-1 is the last good checkpoint" in run.errors[-1]
     assert re.search(
         r"spec.training.optimizer.learningRate: [\d.]+ at step \d+: (loss|the gradient's norm) is (nan|inf)", run.errors[-1]
     )

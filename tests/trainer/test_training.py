@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from pretrain_stage.manifest import read_manifest
+from pretrain_stage.storage import Storage
 from pretrain_trainer import checkpoint
+from pretrain_trainer.checkpoint import CheckpointManifest
 
 from tests.trainer.conftest import Site, Trained
 from tests.trainer.jobs import SAMPLES, SEQUENCE, STEPS, samples_taken, start
@@ -23,6 +25,10 @@ def losses(result: dict[str, Any]) -> tuple[float, float]:
     return result["final_loss"], result["validation_loss"]
 
 
+def newest(storage: Storage) -> CheckpointManifest:
+    return checkpoint.read_checkpoint(storage, checkpoint.committed(storage)[0])
+
+
 def test_a_run_learns_and_leaves_what_it_should(trained: Trained) -> None:
     site, facts = trained.site, trained.facts
     assert facts["steps"] == STEPS
@@ -32,8 +38,8 @@ def test_a_run_learns_and_leaves_what_it_should(trained: Trained) -> None:
     assert checkpoint.committed_steps(site.storage) == [48, 32, 16]
     manifest = read_manifest(site.storage, "train")
     assert manifest is not None
-    assert {file.path.rpartition("/")[0] for file in manifest.outputs} == {"checkpoints/step-00000048"}
-    assert manifest.facts["checkpoint"] == "checkpoints/step-00000048"
+    assert {file.path.rpartition("/")[0] for file in manifest.outputs} == {"checkpoints/step-00000048-attempt-1"}
+    assert manifest.facts["checkpoint"] == "checkpoints/step-00000048-attempt-1"
     steps = [line for line in site.record() if line["kind"] == "step"]
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     assert steps[-1]["loss"] == facts["final_loss"]
@@ -71,7 +77,7 @@ def test_two_processes_take_over_from_one_and_hand_back(trained: Trained, tmp_pa
     one = start("launch", site.write(), *options)
     assert losses(one.result) == pytest.approx(losses(trained.facts), rel=1e-6)
     assert samples_taken(site.folder / "samples") == list(range(STEPS * SAMPLES))
-    segments = checkpoint.read_checkpoint(site.storage, STEPS).segments
+    segments = newest(site.storage).segments
     assert [(segment.first_step, segment.world_size) for segment in segments] == [(0, 1), (16, 2), (stopped_at, 1)]
     assert [line["step"] for line in site.record() if line["kind"] == "step"] == list(range(1, STEPS + 1))
 
@@ -94,25 +100,31 @@ def test_damaged_checkpoints_are_passed_over_and_named(trained: Trained, tmp_pat
     site = trained.copy(tmp_path / "damaged", steps=STEPS)
     shutil.rmtree(site.path("stages/train"))
     site.path("stages/train.json").unlink()
-    flipped = site.path("checkpoints/step-00000048/zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    flipped = site.path("checkpoints/step-00000048-attempt-1/zero_pp_rank_0_mp_rank_00_optim_states.pt")
     data = bytearray(flipped.read_bytes())
     data[len(data) // 2] ^= 1
     flipped.write_bytes(data)
-    site.path("checkpoints/step-00000032/mp_rank_00_model_states.pt").unlink()
-    site.path("checkpoints/step-00000064").mkdir()
-    site.path("checkpoints/step-00000064/mp_rank_00_model_states.pt").write_bytes(b"half of")
+    site.path("checkpoints/step-00000032-attempt-1/mp_rank_00_model_states.pt").unlink()
+    site.path("checkpoints/step-00000064-attempt-1").mkdir()
+    site.path("checkpoints/step-00000064-attempt-1/mp_rank_00_model_states.pt").write_bytes(b"half of")
     run = start("launch", site.write())
     assert losses(run.result) == losses(trained.facts)
     warnings = [said["message"] for said in run.of("warning")]
     assert len(warnings) == 3
-    assert "step-00000064/COMMITTED: missing" in warnings[0]
-    assert "step-00000048/zero_pp_rank_0_mp_rank_00_optim_states.pt: SHA-256" in warnings[1]
-    assert "step-00000032/mp_rank_00_model_states.pt: missing" in warnings[2]
+    assert "step-00000064-attempt-1/COMMITTED: missing" in warnings[0]
+    assert "step-00000048-attempt-1/zero_pp_rank_0_mp_rank_00_optim_states.pt: SHA-256" in warnings[1]
+    assert "step-00000032-attempt-1/mp_rank_00_model_states.pt: missing" in warnings[2]
     assert next(said for said in run.of("info") if "first_step" in said)["first_step"] == 17
     assert checkpoint.committed_steps(site.storage) == [48, 32, 16]
-    for step in (48, 32, 16):
-        manifest = checkpoint.read_checkpoint(site.storage, step)
-        checkpoint.fetch_files(site.storage, manifest, manifest.files, tmp_path / str(step))
+    assert [str(place) for place in checkpoint.folders(site.storage)] == [
+        "checkpoints/step-00000048-attempt-2", "checkpoints/step-00000032-attempt-2", "checkpoints/step-00000016-attempt-1",
+    ]  # fmt: skip
+    for place in checkpoint.folders(site.storage):
+        manifest = checkpoint.read_checkpoint(site.storage, place)
+        checkpoint.fetch_files(site.storage, manifest, manifest.files, tmp_path / str(place))
+    parent = newest(site.storage).parent
+    assert parent is not None
+    assert parent.folder == "checkpoints/step-00000016-attempt-1"
 
 
 def test_more_tokens_go_on_where_the_last_run_ended(trained: Trained, tmp_path: Path) -> None:
@@ -120,7 +132,7 @@ def test_more_tokens_go_on_where_the_last_run_ended(trained: Trained, tmp_path: 
     run = start("launch", site.write(tokens=(STEPS + 8) * SAMPLES * SEQUENCE))
     assert run.result["steps"] == STEPS + 8
     assert next(said for said in run.of("info") if "first_step" in said)["first_step"] == STEPS + 1
-    segments = checkpoint.read_checkpoint(site.storage, STEPS + 8).segments
+    segments = newest(site.storage).segments
     assert [segment.first_step for segment in segments] == [0, STEPS]
     assert segments[1].settings["tokens"] == (STEPS + 8) * SAMPLES * SEQUENCE
 

@@ -13,6 +13,7 @@ from pretrain_stage.storage import Storage
 from pydantic import JsonValue
 
 from pretrain_trainer.checkpoint import CheckpointManifest, output_files
+from pretrain_trainer.commit_log import Attempt
 from pretrain_trainer.initial import bring_initial, put_weights
 from pretrain_trainer.model import build_model
 from pretrain_trainer.model.language_model import TrainedModel
@@ -42,6 +43,10 @@ class Course(Protocol):
     about: str
     """What the run validates on, in words."""
 
+    def make_way(self, attempt: Attempt) -> None:
+        """The attempt has begun: removes what another run has left in its place. Called by process 0 alone."""
+        ...
+
     def model(self) -> TrainedModel:
         """The model as the run begins, its weights drawn from torch's generator or read from somewhere."""
         ...
@@ -62,7 +67,7 @@ class Course(Protocol):
         """The outputs of the stage, with paths below the job's storage. Called by process 0 alone."""
         ...
 
-    def tidy(self) -> None:
+    def tidy(self, attempt: Attempt) -> None:
         """The stage is finished: removes what is not needed any more. Called by process 0 alone."""
         ...
 
@@ -82,6 +87,9 @@ class Pretraining:
         usable = [one for one in unseen if self.objective.fault(one) is None]
         self.held_out: HeldOut = held_out(self.objective, usable, training.validation.max_sequences)
         self.about = f"{training.objective}; {told(plan)}; validation on {self.held_out.samples:,} samples"
+
+    def make_way(self, attempt: Attempt) -> None:
+        pass
 
     def model(self) -> TrainedModel:
         model = build_model(self.plan.shape.family, self.plan.shape, self.plan.vocab_size)
@@ -114,7 +122,7 @@ class Pretraining:
     def outputs(self, final: CheckpointManifest) -> tuple[File, ...]:
         return output_files(self.storage, final)
 
-    def tidy(self) -> None:
+    def tidy(self, attempt: Attempt) -> None:
         pass
 
 

@@ -20,7 +20,6 @@ from pretrain_stage.errors import UserError
 from torch import Tensor
 
 from pretrain_trainer.account import Account, FurthestStep
-from pretrain_trainer.checkpoint import folder
 from pretrain_trainer.listeners.listener import CheckpointMeasures, Listener, StepMeasures, ValidationMeasures
 from pretrain_trainer.snapshot import Resume, Saved
 
@@ -105,7 +104,8 @@ class Meter:
         self.learning_rate_field = learning_rate_field
         self.measures = dict(resume.manifest.measures) if resume else {}
         """The last loss and validation loss, by name."""
-        self.saved_step = resume.manifest.step if resume else None
+        self.saved = resume.manifest.folder if resume else None
+        """The checkpoint that was committed last."""
         self.stop = False
         """Whether any process wants to stop."""
         self._pending: _Pending | None = None
@@ -164,7 +164,7 @@ class Meter:
 
     def checkpoint(self, saved: Saved) -> None:
         """Tells of a checkpoint."""
-        self.saved_step = saved.manifest.step
+        self.saved = saved.manifest.folder
         for listener in self.listeners:
             listener.checkpoint(CheckpointMeasures(saved.manifest.step, saved.seconds, saved.manifest.size))
         self._clock = time.monotonic()
@@ -191,7 +191,7 @@ class Meter:
 
     def _diverged(self, taken: Taken, loss: float, norm: float) -> UserError:
         what = f"loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {math.nan if norm < 0 else norm}"
-        kept = f"{folder(self.saved_step)} is the last good checkpoint" if self.saved_step else "there is no checkpoint yet"
+        kept = f"{self.saved} is the last good checkpoint" if self.saved else "there is no checkpoint yet"
         return UserError(
             f"spec.{self.learning_rate_field}: {taken.learning_rate:g} at step {taken.step}: {what}, so training cannot go on; "
             f"{kept}. Lower the learning rate or lengthen the warm-up, and start again"

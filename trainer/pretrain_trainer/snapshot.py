@@ -22,7 +22,8 @@ from pretrain_stage.storage import Storage
 from pydantic import JsonValue
 
 from pretrain_trainer import checkpoint
-from pretrain_trainer.checkpoint import CheckpointManifest, RankFile, Segment
+from pretrain_trainer.checkpoint import CheckpointManifest, Folder, RankFile, Reference, Segment
+from pretrain_trainer.commit_log import Attempt
 from pretrain_trainer.plan import RunPlan
 from pretrain_trainer.ranks import Group
 
@@ -40,8 +41,10 @@ class Resume:
     folder: Path
     universal: bool
     """Whether it was converted, since another number of processes wrote it."""
-    refused: tuple[int, ...]
-    """Steps of newer checkpoints that did not verify."""
+    refused: tuple[Folder, ...]
+    """Newer checkpoints that did not verify."""
+    reference: Reference
+    """The same, as the parent of the checkpoints that follow."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,14 @@ def find_resume(storage: Storage, plan: RunPlan, group: Group, scratch: Path, ev
     Says as a warning why each newer one was passed over. Raises UserError if a checkpoint belongs to another training, or if
     there are committed ones but none verifies.
     """
-    refused: list[int] = []
-    for step in group.from_first(lambda: _candidates(storage, events)):
-        found = _take(storage, step, plan, group, scratch)
+    refused: list[Folder] = []
+    for place in group.from_first(lambda: _candidates(storage, events)):
+        found = _take(storage, place, plan, group, scratch)
         if isinstance(found, CheckpointManifest):
-            return _resume(found, plan, group, scratch, tuple(refused))
-        refused.append(step)
+            return _resume(storage, found, group, scratch, tuple(refused))
+        refused.append(place)
         if group.place.first:
-            events.warning(f"checkpoint refused: {found}", step=step)
+            events.warning(f"checkpoint refused: {found}", step=place.step)
     if refused:
         raise UserError(
             f"{storage.uri}/{checkpoint.ROOT}: none of its {len(refused)} committed checkpoints verifies; restore one, or delete "
@@ -112,8 +115,11 @@ def _part_step_counts(optimizer: Any) -> None:
 class Saver:
     """Makes checkpoints of an engine."""
 
-    def __init__(self, storage: Storage, plan: RunPlan, group: Group, scratch: Path, resume: Resume | None) -> None:
-        self.storage, self.plan, self.group = storage, plan, group
+    def __init__(
+        self, storage: Storage, plan: RunPlan, group: Group, scratch: Path, resume: Resume | None, attempt: Attempt
+    ) -> None:
+        self.storage, self.plan, self.group, self.attempt = storage, plan, group, attempt
+        self.parent = resume.reference if resume else None
         self.local = scratch / "save" / f"rank-{group.place.rank}"
         self.refused = resume.refused if resume else ()
         self.segments = _segments(plan, resume)
@@ -124,7 +130,6 @@ class Saver:
         Raises StorageError if disk or storage fails; nothing is committed then.
         """
         started = time.monotonic()
-        self.group.from_first(lambda: checkpoint.remove(self.storage, step))
         try:
             files = self._upload(step, self._write(engine, step))
         finally:
@@ -138,7 +143,7 @@ class Saver:
     def _write(self, engine: Any, step: int) -> list[Path]:
         """This process's files, on local disk. Each process has a folder of its own, so what is in it is its own."""
         shutil.rmtree(self.local, ignore_errors=True)
-        tag = checkpoint.folder(step).rpartition("/")[2]
+        tag = f"step-{step:08d}"
         try:
             kept = engine.module.kept()
             engine.save_checkpoint(
@@ -160,52 +165,56 @@ class Saver:
         return sorted((self.local / tag).glob("*.pt"))
 
     def _upload(self, step: int, paths: list[Path]) -> list[RankFile]:
-        return [checkpoint.put_rank_file(self.storage, step, path, self.group.place.rank) for path in paths]
+        place = checkpoint.folder(step, self.attempt)
+        return [checkpoint.put_rank_file(self.storage, place, path, self.group.place.rank) for path in paths]
 
     def _manifest(self, step: int, measures: dict[str, float], files: tuple[RankFile, ...]) -> CheckpointManifest:
         training, batch = self.plan.job.spec.training, self.plan.batch
         return CheckpointManifest(
             step=step,
+            attempt=self.attempt.number,
+            start=self.attempt.start,
             tokens=step * batch.tokens,
             next_sample=step * batch.samples,
             world_size=batch.world_size,
             zero_stage=training.deepspeed.zero_stage,
             seed=training.seed,
+            configuration=self.plan.stage_identity,
             identity=self.plan.checkpoint_identity,
+            parent=self.parent,
             measures=measures,
             segments=self.segments,
             files=files,
         )
 
     def _commit(self, manifest: CheckpointManifest) -> None:
-        checkpoint.commit(self.storage, manifest)
-        for step in self.refused:
-            if step != manifest.step:
-                checkpoint.remove(self.storage, step)
+        checkpoint.commit(self.storage, self.attempt, manifest)
+        for place in self.refused:
+            checkpoint.remove(self.storage, self.attempt, place)
         self.refused = ()
-        checkpoint.retain(self.storage, self.plan.job.spec.training.checkpoints.keep_last)
+        in_use = [self.parent.folder] if self.parent else []
+        checkpoint.retain(self.storage, self.attempt, self.plan.job.spec.training.checkpoints, in_use)
 
 
-def _candidates(storage: Storage, events: Events) -> list[int]:
+def _candidates(storage: Storage, events: Events) -> list[Folder]:
     """Committed checkpoints, newest first; says which newer folders were never finished."""
-    committed = checkpoint.committed_steps(storage)
-    for step in checkpoint.steps(storage):
-        if not committed or step > committed[0]:
+    committed = checkpoint.committed(storage)
+    for place in checkpoint.folders(storage):
+        if (not committed or place > committed[0]) and storage.size(f"{place}/{checkpoint.MARKER}") is None:
             events.warning(
-                f"{storage.uri}/{checkpoint.folder(step)}/{checkpoint.MARKER}: missing; this checkpoint was not finished and is "
-                "not used",
-                step=step,
+                f"{storage.uri}/{place}/{checkpoint.MARKER}: missing; this checkpoint was not finished and is not used",
+                step=place.step,
             )
     return committed
 
 
-def _take(storage: Storage, step: int, plan: RunPlan, group: Group, scratch: Path) -> CheckpointManifest | str:
+def _take(storage: Storage, place: Folder, plan: RunPlan, group: Group, scratch: Path) -> CheckpointManifest | str:
     """Fetches what this node needs of a checkpoint; returns its manifest, or what is wrong with it, alike on all processes."""
     target = scratch / "load"
 
     def fetch() -> CheckpointManifest | str:
         try:
-            manifest = checkpoint.read_checkpoint(storage, step)
+            manifest = checkpoint.read_checkpoint(storage, place)
             _refuse_others(storage, manifest, plan)
             checkpoint.fetch_files(storage, manifest, _files_of(manifest, plan, group), target / manifest.folder)
         except CorruptError as error:
@@ -270,15 +279,18 @@ def _short(value: JsonValue) -> str:
     return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)
 
 
-def _resume(manifest: CheckpointManifest, plan: RunPlan, group: Group, scratch: Path, refused: tuple[int, ...]) -> Resume:
+def _resume(
+    storage: Storage, manifest: CheckpointManifest, group: Group, scratch: Path, refused: tuple[Folder, ...]
+) -> Resume:
+    parent = group.from_first(lambda: checkpoint.reference(storage, manifest))
     fetched = scratch / "load" / manifest.folder
     if manifest.world_size == group.place.world_size or manifest.zero_stage == 0:
-        return Resume(manifest, fetched, False, refused)
+        return Resume(manifest, fetched, False, refused, parent)
     converted = scratch / "load" / "universal" / fetched.name
     if group.place.local_rank == 0:
         _convert(fetched, converted)
     group.wait()
-    return Resume(manifest, converted, True, refused)
+    return Resume(manifest, converted, True, refused, parent)
 
 
 def _convert(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from pretrain_stage.config import Job
 from pretrain_stage.events import Events
 from pretrain_stage.manifest import Part, close, leave_part
-from pretrain_stage.process import Stopped
+from pretrain_stage.process import ATTEMPT_VARIABLE, RUN_VARIABLE, Stopped
 from pretrain_stage.scratch import private_folder
 from pretrain_stage.storage import Storage, open_storage
 from pydantic import JsonValue
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from pretrain_trainer.account import Account, FurthestStep, leave_account, told_furthest
 from pretrain_trainer.batches import Batches, Example
-from pretrain_trainer.checkpoint import CheckpointManifest
+from pretrain_trainer.checkpoint import CheckpointManifest, begin
+from pretrain_trainer.commit_log import Attempt
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.course import Course, Pretraining
 from pretrain_trainer.engine import build_engine, grad_norm
@@ -52,6 +54,7 @@ def train(
     course = _course(job, storage, group, task, events)
     plan = course.plan
     scratch = _scratch(course.storage, group)
+    attempt = group.from_first(lambda: _begin(course))
     resume = find_resume(course.storage, plan, group, scratch, events)
     _say_plan(course, group, resume, events)
     final = resume.manifest if resume else None
@@ -61,13 +64,14 @@ def train(
         meter = Meter(plan.batch.tokens, listeners, account, resume, furthest, plan.learning_rate_field)
         batches = Batches(plan, course.samples, group, record_samples)
         try:
-            final = _loop(course, group, resume, batches, Saver(course.storage, plan, group, scratch, resume), meter)
+            saver = Saver(course.storage, plan, group, scratch, resume, attempt)
+            final = _loop(course, group, resume, batches, saver, meter)
         finally:
             meter.close()
         if furthest is not None:
             furthest.forget()
     account.finishes()
-    _finish(storage, course, group, final, time.monotonic() - started, events)
+    _finish(storage, course, group, attempt, final, time.monotonic() - started, events)
     if group.place.first:
         leave_account(scratch, account)
 
@@ -81,6 +85,15 @@ def _course(job: Job[TrainerSpec], storage: Storage, group: Group, task: str | N
     plan = make_finetune_plan(job, task, storage, group.place.world_size)
     own = task_storage(job.spec.storage, task)
     return Finetuning(plan, storage, own, group, _scratch(own, group), events)
+
+
+def _begin(course: Course) -> Attempt:
+    """Takes the right to commit checkpoints from every attempt before. Raises Superseded if a newer one has begun."""
+    told = os.environ.get(ATTEMPT_VARIABLE, "")
+    number = int(told) if told.isdigit() and int(told) else None
+    attempt = begin(course.storage, number, os.environ.get(RUN_VARIABLE, ""))
+    course.make_way(attempt)
+    return attempt
 
 
 def _scratch(storage: Storage, group: Group) -> Path:
@@ -197,7 +210,13 @@ def _say_plan(course: Course, group: Group, resume: Resume | None, events: Event
 
 
 def _finish(
-    storage: Storage, course: Course, group: Group, final: CheckpointManifest, seconds: float, events: Events
+    storage: Storage,
+    course: Course,
+    group: Group,
+    attempt: Attempt,
+    final: CheckpointManifest,
+    seconds: float,
+    events: Events,
 ) -> None:
     """Leaves the manifest of the stage, whose output is the final checkpoint."""
     plan = course.plan
@@ -224,6 +243,6 @@ def _finish(
         events.say(
             "result", f"trained {final.step:,} steps; validation loss {final.measures['validation_loss']:.4f}", **facts
         )
-        course.tidy()
+        course.tidy(attempt)
 
     group.from_first(leave)

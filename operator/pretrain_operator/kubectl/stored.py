@@ -19,7 +19,7 @@ from pretrain_stage.errors import CorruptError, StorageError
 from pretrain_stage.section import parse
 from pretrain_stage.storage import Entry, Storage, open_storage, verify
 from pretrain_trainer import checkpoint
-from pretrain_trainer.checkpoint import CheckpointManifest, RankFile
+from pretrain_trainer.checkpoint import CheckpointManifest, Folder, RankFile
 
 from pretrain_operator.check import size
 from pretrain_operator.kubectl.connection import Body, Cluster
@@ -51,7 +51,7 @@ def print_checkpoints(
 ) -> None:
     """Prints the job's checkpoints, the newest first. deep: reads every byte. Raises StorageError with what to do."""
     storage = storage_of(cluster.job(name, namespace), namespace, endpoint)
-    found = [one for step in checkpoint.steps(storage) if (one := stored(storage, step, deep=deep)) is not None]
+    found = [one for place in checkpoint.folders(storage) if (one := stored(storage, place, deep=deep)) is not None]
     if as_json:
         print(json.dumps({"storage": storage.uri, "checkpoints": [_as_json(one) for one in found]}, indent=2))
         return
@@ -65,24 +65,24 @@ def print_checkpoints(
             print(f"note: step {one.step}: {plain(one.fault)}", file=sys.stderr)
 
 
-def stored(storage: Storage, step: int, *, deep: bool) -> Stored | None:
+def stored(storage: Storage, place: Folder, *, deep: bool) -> Stored | None:
     """One checkpoint: by its marker, its manifest and the sizes of its files; `deep` by their SHA-256 too.
 
     None for a folder without files: some servers keep the name of one whose last file was deleted.
     """
-    there = {entry.path: entry for entry in storage.entries(checkpoint.folder(step))}
+    there = {entry.path: entry for entry in storage.entries(str(place))}
     if not there:
         return None
     bytes_there = sum(entry.size for entry in there.values())
     times = [entry.modified for entry in there.values()]
     try:
-        manifest = checkpoint.read_checkpoint(storage, step)
+        manifest = checkpoint.read_checkpoint(storage, place)
     except CorruptError as error:
-        return Stored(step, None, bytes_there, max(times, default=None), None, None, str(error))
+        return Stored(place.step, None, bytes_there, max(times, default=None), None, None, str(error))
     fault = next((wrong for file in manifest.files if (wrong := _fault(storage, manifest, file, there, deep=deep))), "")
     marker = there.get(f"{manifest.folder}/{checkpoint.MARKER}")
     loss = manifest.measures.get("loss")
-    return Stored(step, manifest.tokens, bytes_there, marker.modified if marker else None, manifest.world_size, loss, fault)
+    return Stored(place.step, manifest.tokens, bytes_there, marker.modified if marker else None, manifest.world_size, loss, fault)
 
 
 def table(found: list[Stored]) -> list[str]:

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from pretrain_trainer import checkpoint
 from pretrain_trainer.checkpoint import CheckpointManifest
+from pretrain_trainer.commit_log import Attempt
 from pretrain_trainer.finetune.material import WEIGHTS, Material, bring_material
 from pretrain_trainer.finetune.measure import answers, measure
 from pretrain_trainer.finetune.methods import trained_parameters, trained_weights
@@ -49,7 +50,6 @@ class Finetuning:
         self.plan = plan
         self.job_storage, self.storage, self.group, self.scratch, self.events = job_storage, storage, group, scratch, events
         self.trained = 0
-        group.from_first(self._remove_others)
         brought = scratch / "material"
         # Whether an example of the test split is too long, is better known before hours of training.
         splits = SPLITS if plan.section.examples.too_long == "refuse" else SPLITS[:2]
@@ -130,8 +130,8 @@ class Finetuning:
             ) from None
         return (put_output(self.job_storage, local, f"{below(self.plan.name)}/model/{WEIGHTS}"),)
 
-    def tidy(self) -> None:
-        self._remove_all()
+    def tidy(self, attempt: Attempt) -> None:
+        self._remove_all(attempt)
         shutil.rmtree(self.scratch / "material", ignore_errors=True)
 
     def _count(self) -> int:
@@ -172,21 +172,21 @@ class Finetuning:
         self.storage.delete([entry.path for entry in self.storage.entries(BEST) if entry.path not in kept])
         self.group.wait()
 
-    def _remove_others(self) -> None:
+    def make_way(self, attempt: Attempt) -> None:
         """Removes what another fine-tuning of this name has left: with other examples, another base or other options."""
-        for step in checkpoint.committed_steps(self.storage):
+        for place in checkpoint.committed(self.storage):
             try:
-                theirs = checkpoint.read_checkpoint(self.storage, step).identity
+                theirs = checkpoint.read_checkpoint(self.storage, place).identity
             except CorruptError:
                 continue  # is told, and passed over, by whoever looks for one to go on from
             if theirs != self.plan.checkpoint_identity:
                 self.events.info("removing the checkpoints of another fine-tuning of this name: it begins anew")
-                self._remove_all()
+                self._remove_all(attempt)
                 return
 
-    def _remove_all(self) -> None:
-        for step in checkpoint.steps(self.storage):
-            checkpoint.remove(self.storage, step)
+    def _remove_all(self, attempt: Attempt) -> None:
+        for place in checkpoint.folders(self.storage):
+            checkpoint.remove(self.storage, attempt, place)
         self.storage.delete([entry.path for entry in self.storage.entries(BEST)])
 
 
