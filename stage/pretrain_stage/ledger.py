@@ -40,7 +40,7 @@ MEANINGS: dict[State, str] = {
 
 STALL_SECONDS = 60.0
 STALL_STEPS = 10.0
-"""A step is stalled after so many seconds, or so many times the mean of the steps before it, whichever is longer."""
+"""A program that should tell its account, and is not heard of for so many seconds, is stalled."""
 
 
 class StateClock:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from pretrain_stage.errors import UserError
-from pretrain_stage.ledger import STALL_SECONDS, STALL_STEPS
-from pretrain_trainer.account import FIRST_STEP_SECONDS, Account, FurthestStep, left_account, told_furthest
+from pretrain_trainer.account import Account, FurthestStep, Phase, left_account, told_furthest
 from pretrain_trainer.catalogue import STATES
+from pretrain_trainer.watch.limits import FIRST_STEP_STALLED_SECONDS as FIRST_STEP_SECONDS
+from pretrain_trainer.watch.limits import STALLED_SLACK_SECONDS, TIMES
 
 from tests.trainer.conftest import Site, Trained
 from tests.trainer.jobs import STEPS, start
@@ -70,11 +71,12 @@ def test_a_step_that_takes_far_too_long_is_stalled_from_its_limit_on() -> None:
         take(time, clock, step, wait=0, seconds=1)
     time.waits()
     time.computes(4)
-    clock.now += STALL_SECONDS + 40
+    within = TIMES * 1 + STALLED_SLACK_SECONDS
+    clock.now += within + 40
     assert of(time)["stalled"] == 40, "while it lasts already"
     time.saves()
     assert of(time)["stalled"] == 40
-    assert of(time)["productive"] == 102 + STALL_SECONDS
+    assert of(time)["productive"] == 102 + within
 
 
 def test_the_limit_follows_the_pace_but_for_the_first_step() -> None:
@@ -84,8 +86,24 @@ def test_the_limit_follows_the_pace_but_for_the_first_step() -> None:
     for step in (2, 3, 4):
         take(time, clock, step, wait=0, seconds=30)
     assert time.step_seconds == 30, "the first step has no weight once there is another"
-    take(time, clock, 5, wait=0, seconds=STALL_STEPS * 30 + 2)
+    take(time, clock, 5, wait=0, seconds=TIMES * 30 + STALLED_SLACK_SECONDS + 2)
     assert of(time)["stalled"] == 3
+
+
+def test_what_is_going_on_is_known_with_its_limit() -> None:
+    time, clock = account()
+    assert time.phase == Phase("starting", 0, 0, float("inf"))
+    time.waits(3)
+    clock.now += 4
+    assert (time.phase.name, time.phase.step, time.phase.seconds) == ("samples", 3, 4)
+    time.computes(3)
+    assert (time.phase.name, time.phase.seconds, time.phase.limit) == ("computing", 0, 900)
+    time.validates(3)
+    assert (time.phase.name, time.phase.step) == ("validation", 3)
+    time.saves()
+    assert (time.phase.name, time.phase.step) == ("checkpoint", 3)
+    time.finishes()
+    assert (time.phase.name, time.phase.limit) == ("finishing", float("inf"))
 
 
 def test_a_repeated_step_that_hangs_is_stalled_and_a_wait_for_data_is_not() -> None:

@@ -10,26 +10,46 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain_stage.errors import UserError
-from pretrain_stage.ledger import STALL_SECONDS, STALL_STEPS, State, StateClock
+from pretrain_stage.ledger import State, StateClock
 from pretrain_stage.process import process_age
 
 from pretrain_trainer.catalogue import STATES
+from pretrain_trainer.watch import limits
+from pretrain_trainer.watch.limits import Limit, Pace
 
 FURTHEST_VARIABLE = "PRETRAIN_FURTHEST_STEP"
-FIRST_STEP_SECONDS = 300.0
-"""Limit of an attempt's first step, which allocates, connects and perhaps compiles, and has none before it to compare with."""
 FORGETTING = 0.01
 """Weight of a step in the mean: it follows the last hundred or so."""
 
 
-class Account:
-    """Where the time of this process goes. `seconds` may be asked from any thread."""
+@dataclass(frozen=True)
+class Phase:
+    """What this process is doing."""
 
-    def __init__(self, age: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begins with the process, or `age` seconds ago, initializing."""
+    name: str
+    """In words."""
+    step: int
+    """The step that it belongs to; 0 before the first."""
+    seconds: float
+    """For which it has lasted."""
+    limit: float
+    """Seconds after which the group is ended."""
+
+
+class Account:
+    """Where the time of this process goes. `seconds` and `phase` may be asked from any thread."""
+
+    def __init__(
+        self,
+        age: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        step_limit: float | None = None,
+    ) -> None:
+        """Begins with the process, or `age` seconds ago, initializing. step_limit: seconds that the job gives a step."""
         age = process_age() if age is None else age
         self.clock = StateClock("initializing", clock, age)
         self.began = time.time() - age
@@ -38,31 +58,40 @@ class Account:
         """The last step that an earlier attempt has done."""
         self.step_seconds = 0.0
         """Mean of a step, of which the first counts only until there is a second; 0 before the first."""
-        self._steps = 0
+        self.step_limit = step_limit
+        self._steps, self._pace, self._now = 0, Pace(), clock
+        self._phase: tuple[str, int, float, float] = "starting", 0, clock(), limits.NONE.ended
 
-    def waits(self) -> None:
-        """A step waits for its samples."""
-        self.clock.enter("data_wait")
+    @property
+    def phase(self) -> Phase:
+        """What is going on, and for how long."""
+        name, step, since, limit = self._phase
+        return Phase(name, step, self._now() - since, limit)
+
+    def waits(self, step: int = 0) -> None:
+        """A step waits for its samples. step: its number, for the watch."""
+        self._enter("data_wait", limits.DATA, "samples", step)
 
     def computes(self, step: int) -> None:
         """Step number `step`, from 1, has its samples and goes on."""
-        limit = max(STALL_SECONDS, STALL_STEPS * self.step_seconds) if self._steps else FIRST_STEP_SECONDS
-        self.clock.enter(self._of(step), limit)
+        self._enter(self._of(step), self._pace.limit(self.step_limit), "computing", step)
 
     def validates(self, step: int) -> None:
-        """The model of step `step` is validated, which has no limit: nothing tells how long it takes."""
-        self.clock.enter(self._of(step))
+        """The model of step `step` is validated, which is never stalled: nothing tells how long it takes."""
+        self._enter(self._of(step), limits.VALIDATION, "validation", step)
 
     def saves(self) -> None:
         """Training stands still for a checkpoint."""
-        self.clock.enter("checkpoint")
+        self._enter("checkpoint", limits.CHECKPOINT, "checkpoint", self._phase[1])
 
     def finishes(self) -> None:
         """The last checkpoint is committed; what is left is to say so."""
-        self.clock.enter("productive")
+        self._enter("productive", limits.NONE, "finishing", self._phase[1])
 
     def took(self, seconds: float) -> None:
         """A step took so long, the wait for its samples included."""
+        if self._steps:
+            self._pace.took(seconds)
         self._steps += 1
         self.step_seconds += max(FORGETTING, 1 / max(1, self._steps - 1)) * (seconds - self.step_seconds)
 
@@ -74,6 +103,10 @@ class Account:
     def rounded(self) -> dict[State, float]:
         """The same, to the millisecond."""
         return {state: round(seconds, 3) for state, seconds in self.seconds().items()}
+
+    def _enter(self, state: State, limit: Limit, name: str, step: int) -> None:
+        self.clock.enter(state, limit.stalled)
+        self._phase = name, step, self._now(), limit.ended
 
     def _of(self, step: int) -> State:
         return "repeated" if step <= self.furthest else "productive"

@@ -39,6 +39,7 @@ from pretrain_trainer.finetune.section import training_of
 from pretrain_trainer.plan import RunPlan, make_plan
 from pretrain_trainer.rank import scratch_name
 from pretrain_trainer.tokens import token_cache
+from pretrain_trainer.watch.warden import guarded
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -166,13 +167,15 @@ def _run_ranks(node: Node, training: Training, job_file: Path, record_samples: P
     arguments += ["-m", "pretrain_trainer", "train", "--job", str(job_file)]
     arguments += ["--record-samples", str(record_samples)] if record_samples else []
     arguments += ["--task", task] if task else []
-    try:
-        with _ended_while_it_waits():
-            run.run(run.parse_args(arguments))  # type: ignore[no-untyped-call]
-    except SignalException:
-        raise Stopped from None
-    except ChildFailedError as error:
-        raise explain(error.failures) from None
+    first = node.rank * node.processes
+    with guarded(node.master_address, node.master_port, range(first, first + node.processes)) as verdict:
+        try:
+            with _ended_while_it_waits():
+                run.run(run.parse_args(arguments))  # type: ignore[no-untyped-call]
+        except SignalException:
+            raise Stopped from None
+        except ChildFailedError as error:
+            raise (RankFailed(verdict.reason, EXIT_TEMPORARY) if verdict.reason else explain(error.failures)) from None
 
 
 def check_compiler(training: Training, env: Mapping[str, str]) -> None:

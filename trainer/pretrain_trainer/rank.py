@@ -22,6 +22,8 @@ from pretrain_trainer.account import Account
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.environment import prepare_environment
 from pretrain_trainer.finetune.section import training_of
+from pretrain_trainer.watch.stacks import stacks, stacks_on_signal
+from pretrain_trainer.watch.watch import LEAVES_SECONDS, watched
 
 _PEER_ERRORS = re.compile(
     r"Connection (closed|reset|refused)|connectFullMesh|Timed out|Broken pipe|NCCL|remote process exited", re.IGNORECASE
@@ -41,14 +43,17 @@ class PeerLost(UserError):
 
 def run_rank(job: Job[TrainerSpec], events: Events, record_samples: Path | None, task: str | None = None) -> None:
     """Trains; whatever ends it is also left where torchrun looks for it. Rank 0 says at its end where its time went."""
-    account = Account()
+    training = training_of(job, task)
+    account = Account(step_limit=training.faults.step_limit_seconds)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    prepare_environment(training_of(job, task), processes)
+    prepare_environment(training, processes)
     try:
         from pretrain_trainer.train import train
 
         adopt()
-        train(job, events, account, record_samples, task)
+        stacks_on_signal()
+        with watched(account, lambda why: _end_group(why, account, events)):
+            train(job, events, account, record_samples, task)
     except Exception as error:
         if _is_echo(error):
             echo = PeerLost(f"{PEER_LEFT}: {_first_line(error)}")
@@ -62,6 +67,16 @@ def run_rank(job: Job[TrainerSpec], events: Events, record_samples: Path | None,
     finally:
         if os.environ.get("RANK", "0") == "0":
             _say(account, events)
+
+
+def _end_group(why: str, account: Account, events: Events) -> None:
+    """Ends this process, whose main thread may be blocked for ever, as one that had better be started again; says where it stands."""
+    _leave_for_torchrun(why)
+    events.error(why, exit_code=EXIT_TEMPORARY, traceback=stacks())
+    if os.environ.get("RANK", "0") == "0":
+        _say(account, events)
+    time.sleep(LEAVES_SECONDS)
+    os._exit(EXIT_TEMPORARY)
 
 
 def _say(account: Account, events: Events) -> None:

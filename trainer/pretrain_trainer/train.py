@@ -158,7 +158,7 @@ def take_step(step: int, plan: RunPlan, engine: Any, batches: Batches, meter: Me
     rate = learning_rate(training.schedule, training.optimizer.learning_rate, step - 1, plan.batch.steps)
     set_learning_rate(engine.optimizer, rate)
     skipped = engine.skipped_steps
-    meter.account.waits()
+    meter.account.waits(step)
     examples, targets, waited = batches.take(step)
     meter.account.computes(step)
     loss = _optimize(engine, examples, targets, plan.batch.world_size)

@@ -231,6 +231,18 @@ class Checkpoints(Section):
     keep_last: int = Field(default=3, ge=1, le=1_000, description="Committed checkpoints that are kept.")
 
 
+class Faults(Section):
+    """What is done about faults that training sees itself."""
+
+    step_limit_seconds: int | None = Field(
+        default=None,
+        ge=5,
+        le=86_400,
+        description="Longest time of a step; then stacks are written, and the group ends and starts again. Omit for 3 times the 95th "
+        "percentile of the steps before it, and 20 s; the first step has 15 minutes.",
+    )
+
+
 class Validation(Section):
     """Loss on the held-out documents during training."""
 
@@ -366,6 +378,7 @@ class Training(Section):
     resources: TrainingResources = Field(default=TrainingResources(), description="What each training pod asks for.")
     deepspeed: DeepSpeed = Field(default=DeepSpeed(), description="Options of DeepSpeed.")
     checkpoints: Checkpoints = Field(default=Checkpoints(), description="When a checkpoint is written, and how many stay.")
+    faults: Faults = Field(default=Faults(), description="What is done about faults that training sees itself.")
     validation: Validation = Field(default=Validation(), description="Loss on held-out documents during training.")
     tensorboard: bool = Field(default=False, description="Whether TensorBoard files are written under reports/.")
     tracking: Tracking | None = Field(

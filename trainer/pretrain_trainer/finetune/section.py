@@ -52,6 +52,7 @@ def training_of(job: Job[TrainerSpec], task: str | None, steps: int = 1, every: 
         "resources": given.resources.model_dump(),
         "deepspeed": {"zeroStage": section.zero_stage},
         "checkpoints": {"everySteps": every, "keepLast": KEPT_CHECKPOINTS},
+        "faults": given.faults.model_dump(),
         "validation": {"everySteps": every},
         "tensorboard": given.tensorboard,
         "tracking": given.tracking.model_dump() if given.tracking else None,
