@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from fractions import Fraction
 
@@ -24,6 +25,8 @@ def prepare_environment(training: Training, processes: int) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if training.gpus_per_node else "cpu")
     if not training.compile:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    # DeepSpeed's autotuner, which nobody calls here, imports the package MLflow and with it pandas where they are installed.
+    sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
     quiet()
 
 
