@@ -6,6 +6,7 @@ from tests.e2e.audit import began as began
 from tests.e2e.installed import crd as crd
 from tests.e2e.installed import operators as operators
 from tests.e2e.kubectl import kubectl as kubectl
+from tests.e2e.nodes import nodes as nodes
 from tests.e2e.operator_process import known as known
 from tests.e2e.operator_process import place as place
 from tests.e2e.paced import paced as paced

@@ -1,127 +1,22 @@
-"""Nodes that are drained, and one that is cut off, while training runs on them. Needs two nodes.
-
-What only some clusters can do is asked of the environment: PRETRAIN_E2E_CUT is a command that takes the network from one node,
-and gives it back when it is called with `heal` at its end; PRETRAIN_E2E_CUT_NODE is that node's name. SeaweedFS stays off it.
-
-Pods are placed by a label of this test's own on nodes, so that nothing else in the cluster is moved; a drain evicts pods of this
-test alone.
-"""
+"""Nodes that are drained, and one that is cut off, while training runs on them. Needs two nodes (nodes.py)."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shlex
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from pretrain_operator.training_group import HURRIED_GRACE_SECONDS
 
-from tests.e2e.kubectl import Kubectl, Namespaces
+from tests.e2e.kubectl import Kubectl
+from tests.e2e.nodes import NOTICED_SECONDS, Nodes, needs_cut
 from tests.e2e.paced import CHECKPOINT_STEPS, Paced, newest, said, training_pods, went_on
 from tests.e2e.s3 import CUT_NODE
 from tests.e2e.served import Serving
 from tests.e2e.undisturbed import outcome
-from tests.e2e.waiting import eventually, is_true, succeeded, until
+from tests.e2e.waiting import eventually, succeeded, until
 
 pytestmark = pytest.mark.e2e
-
-CUT = os.environ.get("PRETRAIN_E2E_CUT")
-LABEL = "pretrain.dev/e2e-place"
-BUSYBOX = os.environ.get("PRETRAIN_E2E_BUSYBOX", "localhost/busybox:1")
-NOTICED_SECONDS = 240.0
-"""The node controller marks a node after about 50 s; our pods leave it after 30 s more."""
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """The nodes that pods can run on, and the label by which the pods of one test find theirs."""
-
-    kubectl: Kubectl
-    names: tuple[str, ...]
-
-    @property
-    def selector(self) -> dict[str, Any]:
-        return {"scheduling": {"nodeSelector": {LABEL: self.kubectl.namespace}}}
-
-    def allow(self, *names: str) -> None:
-        for name in names:
-            self.kubectl("label", "node", name, f"{LABEL}={self.kubectl.namespace}", "--overwrite")
-
-    def fill(self, name: str, cores: float) -> None:
-        """Takes that much of the node's CPU, on paper."""
-        container = {
-            "name": "filler",
-            "image": BUSYBOX,
-            "command": ["sleep", "3600"],
-            "resources": {"requests": {"cpu": f"{cores:.2f}"}},
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        }
-        pod = {
-            "nodeName": name,
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 1,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [container],
-        }
-        self.kubectl(
-            "apply", "-f", "-", stdin={"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "filler"}, "spec": pod}
-        )
-
-    def forget(self) -> None:
-        for name in self.names:
-            self.kubectl.run("label", "node", name, f"{LABEL}-")
-
-    @contextlib.contextmanager
-    def drained(self, name: str, pods: str) -> Iterator[None]:
-        """The node without the pods of these labels, and closed to new ones; open again afterwards."""
-        try:
-            arguments = (
-                "--pod-selector",
-                pods,
-                "--delete-emptydir-data",
-                "--force",
-                "--ignore-daemonsets",
-                "--timeout=180s",
-            )
-            done = self.kubectl.run("drain", name, *arguments, timeout=200)
-            assert done.returncode == 0, done.stderr
-            yield
-        finally:
-            self.kubectl.run("uncordon", name)
-
-    @contextlib.contextmanager
-    def cut(self, name: str) -> Iterator[None]:
-        """The node without a network; with it again, and ready, afterwards."""
-        assert CUT is not None, "asked for by the test"
-        try:
-            subprocess.run(shlex.split(CUT), check=True, timeout=60)
-            yield
-        finally:
-            subprocess.run([*shlex.split(CUT), "heal"], check=True, timeout=60)
-            self.kubectl.run("wait", "--for=condition=Ready", f"node/{name}", "--timeout=180s", timeout=190)
-
-
-@pytest.fixture
-def nodes(namespaces: Namespaces) -> Iterator[Nodes]:
-    """The nodes, and a namespace for a job on them."""
-    kubectl = namespaces("nodes")
-    names = tuple(
-        node["metadata"]["name"]
-        for node in kubectl.get("nodes")["items"]
-        if not node["spec"].get("taints") and is_true(node, "Ready")
-    )
-    if len(names) < 2:
-        pytest.skip(f"this test needs two nodes that take pods; the cluster has {len(names)}: add one")
-    nodes = Nodes(kubectl, names)
-    try:
-        yield nodes
-    finally:
-        nodes.forget()
 
 
 def test_a_drained_node_costs_neither_steps_nor_retries(paced: Paced, nodes: Nodes, serving: Serving) -> None:
@@ -159,9 +54,7 @@ def test_a_drained_node_costs_neither_steps_nor_retries(paced: Paced, nodes: Nod
     assert outcome(storage) == paced.outcome
 
 
-@pytest.mark.skipif(
-    CUT is None or CUT_NODE is None, reason="PRETRAIN_E2E_CUT and PRETRAIN_E2E_CUT_NODE are not set (see module)"
-)
+@needs_cut
 def test_a_node_that_is_cut_off(paced: Paced, nodes: Nodes, serving: Serving) -> None:
     """One pod of the group is on it: the other one cannot save, and is not waited for; the group goes on without the node."""
     kubectl, lost = nodes.kubectl, str(CUT_NODE)

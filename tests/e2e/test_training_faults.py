@@ -63,7 +63,7 @@ def test_training_that_cannot_go_on_says_why(paced: Paced, namespaces: Namespace
     serving(kubectl)
 
     said(kubectl, "killed", 1, "step")
-    _kill_ranks(kubectl, "killed-train-worker-1")
+    kill_ranks(kubectl, "killed-train-worker-1")
     message = _failure(kubectl, "killed", "RestartsExhausted")
     assert "pod 1 ended with 137: rank 1: killed by SIGKILL" in message
     assert "spec.training.maxRestarts: 0 restarts are used up" in message
@@ -86,7 +86,7 @@ def _rank_killed(kubectl: Kubectl, storage: Storage) -> None:
     """A process of the second pod dies as at the hands of the kernel: the group is restarted, and the budget pays."""
     said(kubectl, "paced", 1, "step", CHECKPOINT_STEPS)
     old, begun = training_pods(kubectl), time.time()
-    _kill_ranks(kubectl, "paced-train-worker-1")
+    kill_ranks(kubectl, "paced-train-worker-1")
     job = until(kubectl, "paced", _attempt(2), seconds=60)
     detected = time.time()
     (restart,) = job["status"]["restarts"]
@@ -162,7 +162,7 @@ def _suspended_and_resumed(kubectl: Kubectl, storage: Storage) -> Job:
     return until(kubectl, "paced", succeeded)
 
 
-def _kill_ranks(kubectl: Kubectl, pod: str) -> None:
+def kill_ranks(kubectl: Kubectl, pod: str) -> None:
     kubectl("exec", pod, "--container=pytorch", "--", "python", "-c", KILL_RANKS)
 
 
