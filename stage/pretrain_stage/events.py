@@ -4,7 +4,7 @@ One JSON object a line, so that the local engine can draw its view from them and
 program started by hand on a terminal speaks plain lines instead. What libraries say comes as events too (libraries.py).
 
 Event kinds: `info`, `warning`, `error`, `log` (a library's), `progress` (done, total, unit), `step`, `validation`,
-`checkpoint`, `account` (training), `result`. docs/logs.md has the fields.
+`checkpoint`, `started`, `account` (training), `result`. docs/logs.md has the fields.
 """
 
 from __future__ import annotations

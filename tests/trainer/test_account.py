@@ -36,6 +36,18 @@ def account(furthest: int = 0) -> tuple[Account, Clock]:
     return made, clock
 
 
+def test_a_start_is_told_part_by_part_up_to_its_first_step() -> None:
+    made, clock = account()
+    made.reached("imports")
+    clock.now += 2
+    made.reached("engine")
+    clock.now += 1
+    made.took(1.0)
+    clock.now += 5
+    made.took(1.0)
+    assert made.parts == {"imports": 7, "engine": 2, "first_step": 1}
+
+
 def take(account: Account, clock: Clock, step: int, wait: float, seconds: float) -> None:
     account.waits()
     clock.now += wait

@@ -56,11 +56,20 @@ class Account:
         """Unix time."""
         self.furthest = 0
         """The last step that an earlier attempt has done."""
+        self.parts: dict[str, float] = {}
+        """Seconds of the start, from the process to its first step, part by part in their order."""
         self.step_seconds = 0.0
         """Mean of a step, of which the first counts only until there is a second; 0 before the first."""
         self.step_limit = step_limit
         self._steps, self._pace, self._now = 0, Pace(), clock
         self._phase: tuple[str, int, float, float] = "starting", 0, clock(), limits.NONE.ended
+        self._reached_at = clock() - age
+
+    def reached(self, part: str) -> None:
+        """A part of the start is over, which began where the one before it ended."""
+        now = self._now()
+        self.parts[part] = now - self._reached_at
+        self._reached_at = now
 
     @property
     def phase(self) -> Phase:
@@ -92,6 +101,8 @@ class Account:
         """A step took so long, the wait for its samples included."""
         if self._steps:
             self._pace.took(seconds)
+        else:
+            self.reached("first_step")
         self._steps += 1
         self.step_seconds += max(FORGETTING, 1 / max(1, self._steps - 1)) * (seconds - self.step_seconds)
 

@@ -50,6 +50,7 @@ def run_rank(job: Job[TrainerSpec], events: Events, record_samples: Path | None,
     try:
         from pretrain_trainer.train import train
 
+        account.reached("imports")
         adopt()
         stacks_on_signal()
         with watched(account, lambda why: _end_group(why, account, events)):
