@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 # Extra words for pytest, for example: make test PYTEST="-k checkpoint"
 PYTEST ?=
 
-.PHONY: help setup demo test check generate manifests prometheus format lock bench images e2e clean
+.PHONY: help setup demo test faults check generate manifests prometheus format lock bench images e2e clean
 .DEFAULT_GOAL := help
 
 help:      ## This list
@@ -31,6 +31,11 @@ demo: setup  ## From raw text to a trained model, in about five minutes on two c
 
 test: setup  ## Runs the tests
 	$(BIN)/pytest -m "not e2e and not gpu" $(PYTEST)
+
+# Some of them: make faults FAULTS="kills --seed 3"
+FAULTS ?=
+faults: setup  ## Trains under seeded faults (kills, damaged checkpoints, storage that fails); figures go to build/faults.json
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 check: setup  ## Style, types, import rules
 	$(BIN)/ruff check .
