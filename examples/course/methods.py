@@ -1,6 +1,6 @@
 """The table of docs/course.md: one task, learned from few labels and from all, by seven methods and without pretraining.
 
-    python examples/course/methods.py                                        the table, in Markdown and as JSON
+    python examples/course/methods.py                                        the table, in Markdown, as JSON and as a picture
     python examples/course/methods.py --study 250000 1000000 4000000         from how much text on pretraining is worth it
 
 It runs examples/course/methods.yaml once for each number of labels; the model is pretrained once. Stopped anywhere, the same command
@@ -22,7 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import yaml
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSON = Path(__file__).with_name("methods.yaml")
@@ -76,11 +81,12 @@ def table(folder: Path) -> int:
     """All methods with all numbers of labels."""
     rows = [row for number in PASSES for row in of_labels(folder, number)]
     leave(folder, "methods", rows, "\n\n".join(markdown([r for r in rows if r.labels == n]) for n in numbers(rows)))
+    draw(rows, folder.with_name("methods.svg"))
     return 0
 
 
 def of_labels(folder: Path, number: int | None) -> Iterator[Row]:
-    names = run(folder, number, None, None)
+    names = run(LESSON, folder, number, PASSES[number])
     yield from baselines(folder, names[0])
     for name in names:
         yield row_of(folder, name)
@@ -98,7 +104,7 @@ def study(folder: Path, tokens: list[int]) -> int:
     for amount in tokens:
         own = folder.with_name(f"{folder.name}-{amount}")
         for number in PASSES:
-            scratch, full = (row_of(own, name) for name in run(own, number, amount, STUDIED))
+            scratch, full = (row_of(own, name) for name in run(LESSON, own, number, PASSES[number], amount, STUDIED))
             rows += [scratch, full]
             said = "yes" if full.better(scratch) else "no"
             lines.append(f"| {amount:,} | {full.labels:,} | {scratch.told('accuracy')} | {full.told('accuracy')} | {said} |")
@@ -106,21 +112,26 @@ def study(folder: Path, tokens: list[int]) -> int:
     return 0
 
 
-def run(folder: Path, number: int | None, tokens: int | None, only: tuple[str, ...] | None) -> list[str]:
-    """Runs the lesson with so many labels; returns the names of its tasks. tokens: to pretrain on; None as the lesson says."""
-    job = yaml.safe_load(LESSON.read_text(encoding="utf-8"))
+def run(
+    lesson: Path, folder: Path, number: int | None, passes: float, tokens: int | None = None, only: tuple[str, ...] = ()
+) -> list[str]:
+    """Runs the lesson with so many labels, None for all; returns the names of its tasks.
+
+    tokens: to pretrain on; None as the lesson says. only: tasks; none for all.
+    """
+    job = yaml.safe_load(lesson.read_text(encoding="utf-8"))
     spec = job["spec"]
     spec["storage"]["uri"] = str(folder)
     spec["training"]["tokens"] = tokens or spec["training"]["tokens"]
-    spec["finetune"] = [task for task in spec["finetune"] if only is None or task["name"] in only]
+    spec["finetune"] = [task for task in spec["finetune"] if not only or task["name"] in only]
     for task in spec["finetune"]:
         task["name"] += f"-{number or 'all'}"
-        task["epochs"] = PASSES[number]
+        task["epochs"] = passes
         task["examples"] = {"uri": task["examples"]["uri"]} | ({"maxTrainExamples": number} if number else {})
     path = folder / f"methods-{number or 'all'}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(job, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    call("pretrain", "run", str(path))
+    call(str(Path(sys.executable).with_name("pretrain")), "run", str(path))
     return [str(task["name"]) for task in spec["finetune"]]
 
 
@@ -146,6 +157,26 @@ def row_of(folder: Path, name: str) -> Row:
         facts["peak_memory_bytes"],
         seconds,
     )
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """The accuracies with their intervals as SVG: a group for each number of labels, a place in it for each method."""
+    names, sizes = list(dict.fromkeys(row.name for row in rows)), numbers(rows)
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    for place, name in enumerate(names):
+        own = [row for row in rows if row.name == name]
+        at = [sizes.index(row.labels) + (place + 0.5) / (len(names) + 2) for row in own]
+        means = [100 * row.scores["metrics"]["accuracy"] for row in own]
+        within = [row.scores["intervals"]["accuracy"] for row in own]
+        bars = [[mean - 100 * one["low"] for mean, one in zip(means, within, strict=True)],
+                [100 * one["high"] - mean for mean, one in zip(means, within, strict=True)]]  # fmt: skip
+        axes.errorbar(at, means, bars, fmt="o", capsize=3, label=name)
+    axes.set_xticks([place + 0.5 for place in range(len(sizes))], [f"{size:,} labels" for size in sizes])
+    axes.set_ylabel("accuracy on the test reviews, %")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(ncols=2, fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
 
 
 def numbers(rows: list[Row]) -> list[int]:

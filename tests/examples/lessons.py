@@ -20,7 +20,7 @@ from examples.course import labelled
 from tests.run import whole
 
 COURSE = whole.ROOT / "examples" / "course"
-LESSONS = ("encoder", "encoder-decoder", "finetuning", "continual")
+LESSONS = ("encoder", "encoder-decoder", "finetuning", "continual", "methods")
 LENGTH, STEPS = 32, 4
 
 TRAINING: dict[str, Any] = {
@@ -32,7 +32,7 @@ TRAINING: dict[str, Any] = {
     "validation": {"everySteps": STEPS, "maxSequences": 8},
 }
 SHAPE = {"hiddenSize": 32, "heads": 2, "layers": 1}
-FINETUNE = {"sequenceLength": 24, "batchSize": 8, "epochs": 1, "processes": 1, "maxNewTokens": 4}
+FINETUNE = {"sequenceLength": 24, "batchSize": 8, "epochs": 1, "processes": 1, "maxNewTokens": 4, "prefixTokens": 4}
 
 
 def lay_out(folder: Path) -> None:
@@ -52,6 +52,7 @@ def lay_out(folder: Path) -> None:
     package = labelled.find_package()
     found = list(labelled.reviews(package))
     labelled.write(labels / "reviews.jsonl", found[:150] + found[-150:])
+    labelled.write(labels / "unlabelled.jsonl", islice(labelled.unlabelled(package), 300))
     labelled.write(labels / "entities.jsonl", islice(labelled.entities(package), 150))
     labelled.write(labels / "readings.jsonl", islice(labelled.readings(package), 150))
 

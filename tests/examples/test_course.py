@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pretrain_operator.api import load_job
 
-from examples.course import labelled
+from examples.course import labelled, methods
 from tests.examples.lessons import COURSE, LESSONS, lay_out, lines, read, run, shrunken, unfinished
 from tests.run import whole
 
@@ -39,6 +39,7 @@ def test_a_lesson_reads_what_the_examples_lay_out(lesson: str) -> None:
     assert spec.storage.uri == f"build/course/{lesson}"
     assert {source.uri for source in spec.corpus.sources} <= {
         "build/demo/raw/peoples-daily.jsonl.gz", "build/demo/raw/news.txt", "build/course/labelled/reviews.jsonl",
+        "build/course/labelled/unlabelled.jsonl",
     }  # fmt: skip
     assert labelled.__doc__ is not None
     for task in spec.finetune:
@@ -60,12 +61,13 @@ def test_the_last_lesson_goes_on_where_the_one_before_it_ended() -> None:
     assert {source.name for source in before.corpus.sources} < {source.name for source in after.corpus.sources}
 
 
-def test_ways_to_fine_tune_differ_in_their_method_alone() -> None:
+@pytest.mark.parametrize(("lesson", "number"), [("finetuning", 4), ("methods", 7)])
+def test_ways_to_fine_tune_differ_in_their_method_alone(lesson: str, number: int) -> None:
     """Or a table of them would compare other things."""
-    tasks = yaml.safe_load((COURSE / "finetuning.yaml").read_text(encoding="utf-8"))["spec"]["finetune"]
-    own = {"name", "method", "trainedLayers", "lora", "adapterWidth", "learningRate"}
-    same = [{key: value for key, value in task.items() if key not in own} for task in tasks if "reviews" in task["name"]]
-    assert len(same) == 4
+    tasks = yaml.safe_load((COURSE / f"{lesson}.yaml").read_text(encoding="utf-8"))["spec"]["finetune"]
+    own = {"name", "fromScratch", "method", "trainedLayers", "lora", "prefixTokens", "adapterWidth", "learningRate"}
+    same = [{key: value for key, value in task.items() if key not in own} for task in tasks if task["name"] != "entities"]
+    assert len(same) == number
     assert all(one == other for one, other in pairwise(same))
 
 
@@ -120,3 +122,25 @@ def test_continual(laid_out: Path, finetuned: Path) -> None:
             "the same model, the same held-out text"
         )
         assert after[name]["loss"] != before[name]["loss"]
+
+
+@pytest.mark.slow
+def test_methods(laid_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command that makes the table, through the engine of this machine, with half of the methods."""
+    for name, value in {"OMP_NUM_THREADS": "1", "TMPDIR": str(laid_out)}.items():
+        monkeypatch.setenv(name, value)
+    folder, tasks = laid_out / "course" / "methods", ("scratch", "prefix", "adapter")
+    names = methods.run(shrunken("methods", laid_out), folder, 16, 1, only=tasks)
+    assert names == ["scratch-16", "prefix-16", "adapter-16"]
+    rows = [*methods.baselines(folder, names[0]), *(methods.row_of(folder, name) for name in names)]
+    assert [row.name for row in rows] == ["majority", "tf-idf", "snownlp", *tasks]
+    assert {row.labels for row in rows} == {16}
+    scratch, *efficient = (row.trained_parameters or 0 for row in rows[3:])
+    assert 0 < max(efficient) < scratch
+    lines = methods.markdown(rows).splitlines()
+    assert lines[0] == "16 labels:"
+    assert len(lines) == 4 + len(rows)
+    assert all(line.count("[") == 4 for line in lines[4:]), "each figure has its interval"
+    methods.draw(rows, folder / "methods.svg")
+    picture = (folder / "methods.svg").read_text(encoding="utf-8")
+    assert all(f"<!-- {row.name} -->" in picture for row in rows)
