@@ -21,6 +21,7 @@ from pretrain_stage.errors import UserError
 from pretrain_stage.finetune import Finetune
 from pretrain_trainer.config.batch import Batch, batch_of
 from pretrain_trainer.config.memory import GIB, Memory, estimate, model_states, setup_of
+from pretrain_trainer.config.sections import Checkpoints
 from pretrain_trainer.config.vocabulary import embedding_rows
 
 from pretrain_operator.api import PretrainJob
@@ -87,7 +88,7 @@ def arithmetic(job: PretrainJob, around: Surroundings) -> list[Finding]:
         findings.append(_checkpoints(job, batch))
     if rows is not None:
         findings.append(_tokens(job, rows))
-        findings.append(_disk(job, rows, around))
+        findings.append(_disk(job, rows, batch, around))
     if batch is not None and rows is not None:
         shape = job.spec.model.dimensions(job.spec.training)
         findings.append(_memory(job, estimate(setup_of(job.spec.training, shape, rows)), around))
@@ -214,17 +215,18 @@ def _memory(job: PretrainJob, memory: Memory, around: Surroundings) -> Finding:
     )
 
 
-def _disk(job: PretrainJob, rows: int, around: Surroundings) -> Finding:
-    """Space for the checkpoints that are kept, the one that is being written, and the export."""
+def _disk(job: PretrainJob, rows: int, batch: Batch | None, around: Surroundings) -> Finding:
+    """Space for the checkpoints that are there at one time, and the export."""
     training, parameters = job.spec.training, job.spec.model.dimensions(job.spec.training).parameters(rows)
     states = model_states(parameters, training.deepspeed.zero_stage, training.precision, world_size=1)
     one = sum(term.bytes for term in states if term.phase == "always" and term.name != "gradients")
-    kept = training.checkpoints.keep_last + 1
+    parts = _kept(training.checkpoints, batch.steps if batch is not None else 0)
+    kept = sum(parts.values())
     export = parameters * (2 if job.spec.export.precision == "bf16" else 4)
     needed = one * kept + export
     details = (
-        f"{kept} checkpoints ({training.checkpoints.keep_last} kept, one being written) x {size(one)} + export {size(export)} "
-        f"= {size(needed)}",
+        f"{kept} checkpoints ({', '.join(f'{number} {which}' for which, number in parts.items())}) x {size(one)} + export "
+        f"{size(export)} = {size(needed)}",
     )
     if around.disk_free is None:
         return Finding("disk", None, f"{size(needed)} for checkpoints and export", details)
@@ -234,10 +236,18 @@ def _disk(job: PretrainJob, rows: int, around: Surroundings) -> Finding:
             "disk",
             False,
             f"spec.storage.uri: {job.spec.storage.uri} has {size(room)} for checkpoints and export, which need {size(needed)}; free "
-            "some space, choose another folder, or lower training.checkpoints.keepLast",
+            "some space, choose another folder, or keep fewer checkpoints (training.checkpoints)",
             details,
         )
     return Finding("disk", True, f"{size(needed)} of {size(room)} for checkpoints and export", details)
+
+
+def _kept(policy: Checkpoints, steps: int) -> dict[str, int]:
+    """How many checkpoints there are at most at one time, by why."""
+    parts = {"kept": policy.keep_last, "gone on from": 1, "being written": 1}
+    if policy.keep_every_steps is not None:
+        parts["of every so many steps"] = steps // math.lcm(policy.keep_every_steps, policy.every_steps)
+    return parts | ({"the best": 1} if policy.keep_best else {})
 
 
 def _cost(job: PretrainJob, batch: Batch, rows: int) -> Iterator[Finding]:

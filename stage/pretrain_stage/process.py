@@ -31,8 +31,6 @@ PARENT_VARIABLE = "PRETRAIN_PARENT_PID"
 """Environment variable in which a parent says who it is, so that its death before `leave_with_parent` is noticed too."""
 ATTEMPT_VARIABLE = "PRETRAIN_ATTEMPT"
 """Environment variable that says which start of its group a program belongs to, where groups are restarted."""
-RUN_VARIABLE = "PRETRAIN_RUN"
-"""Environment variable that says whose attempts those are: a job's uid. A job that is made again counts from 1 again."""
 
 
 class Stopped(BaseException):

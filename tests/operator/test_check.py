@@ -213,8 +213,17 @@ def test_a_checkpoint_holds_weights_and_optimizer_state() -> None:
     """bf16: 2 bytes for the weight, 4 for its master copy, 8 for AdamW's two moments."""
     detail = found({"training.checkpoints": {"keepLast": 3}})["disk"].details[0]
     one, export = 3_164_416 * 14 / 2**20, 3_164_416 * 4 / 2**20
-    assert detail.startswith(f"4 checkpoints (3 kept, one being written) x {one:.1f} MiB + export {export:.1f} MiB")
-    assert detail.endswith(f"= {4 * one + export:.1f} MiB")
+    assert detail.startswith(
+        f"5 checkpoints (3 kept, 1 gone on from, 1 being written) x {one:.1f} MiB + export {export:.1f} MiB"
+    )
+    assert detail.endswith(f"= {5 * one + export:.1f} MiB")
+
+
+def test_checkpoints_that_are_kept_for_good_are_counted() -> None:
+    """Of 10 steps with a checkpoint at every second, those of 4 and 8 are multiples of 4."""
+    policy = {"keepLast": 1, "keepEverySteps": 4, "keepBest": True, "everySteps": 2}
+    detail = found({"training.checkpoints": policy, "training.tokens": 10 * 4096})["disk"].details[0]
+    assert "1 kept, 1 gone on from, 1 being written, 2 of every so many steps, 1 the best" in detail
 
 
 NVIDIA_SMI = """#!/bin/sh

@@ -312,3 +312,28 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     checkpoint.retain(storage, attempt, Checkpoints(keepLast=1))
     assert checkpoint.folders(storage) == [Folder(4, 1)]
     assert storage.read("checkpoints/mine/notes.txt") == b"hello"
+
+
+KEPT: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "the last": ({"keepLast": 1}, [70]),
+    "every second step of twenty": ({"keepLast": 1, "keepEverySteps": 20}, [70, 60, 40, 20]),
+    "the best": ({"keepLast": 1, "keepBest": True}, [70, 30]),
+    "all of these": ({"keepLast": 2, "keepEverySteps": 40, "keepBest": True}, [70, 60, 40, 30]),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_kept(tmp_path: Path, name: str) -> None:
+    """The lowest validation loss is that of 30; that of 40 is the same, as no validation was between them."""
+    policy, steps = KEPT[name]
+    storage = open_folder(tmp_path / "storage")
+    attempt = checkpoint.begin(storage, None)
+    losses = {10: 5.0, 20: 4.0, 30: 3.0, 40: 3.0, 50: float("nan"), 60: 3.5, 70: 3.6}
+    for step, loss in losses.items():
+        manifest = uploaded(storage, attempt, tmp_path, step).model_copy(update={"measures": {"validation_loss": loss}})
+        checkpoint.commit(storage, attempt, manifest)
+        fetch_all(storage, Folder(step, 1), tmp_path / "back")
+        checkpoint.retain(storage, attempt, Checkpoints(**policy))
+    assert checkpoint.committed_steps(storage) == steps
+    for place in checkpoint.committed(storage):
+        fetch_all(storage, place, tmp_path / str(place))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -274,11 +275,28 @@ def retain(storage: Storage, attempt: Attempt, policy: Checkpoints, in_use: Coll
     if not counting:
         return
     kept = {*counting[: policy.keep_last]}
+    if policy.keep_every_steps is not None:
+        kept |= {place for place in counting if place.step % policy.keep_every_steps == 0}
+    if policy.keep_best:
+        kept |= set(best(storage, counting))
     for place in folders(storage):
         ours = place.writer == (attempt.number, attempt.start)
         making = ours and place > counting[0]
         if place not in kept and str(place) not in in_use and not making and place.writer <= (attempt.number, attempt.start):
             remove(storage, attempt, place)
+
+
+def best(storage: Storage, places: Iterable[Folder]) -> list[Folder]:
+    """The checkpoint with the lowest validation loss, of several the first, as a list; empty if none tells its own."""
+    losses = []
+    for place in places:
+        try:
+            loss = read_checkpoint(storage, place).measures.get("validation_loss", math.nan)
+        except CorruptError:
+            continue  # is told, and passed over, by whoever looks for one to go on from
+        if not math.isnan(loss):
+            losses.append((loss, place))
+    return [min(losses)[1]] if losses else []
 
 
 def _complete_last(storage: Storage) -> None:

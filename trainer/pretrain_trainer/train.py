@@ -12,7 +12,7 @@ import torch
 from pretrain_stage.config import Job
 from pretrain_stage.events import Events
 from pretrain_stage.manifest import Part, close, leave_part
-from pretrain_stage.process import ATTEMPT_VARIABLE, RUN_VARIABLE, Stopped
+from pretrain_stage.process import ATTEMPT_VARIABLE, Stopped
 from pretrain_stage.scratch import private_folder
 from pretrain_stage.storage import Storage, open_storage
 from pydantic import JsonValue
@@ -91,7 +91,8 @@ def _begin(course: Course) -> Attempt:
     """Takes the right to commit checkpoints from every attempt before. Raises Superseded if a newer one has begun."""
     told = os.environ.get(ATTEMPT_VARIABLE, "")
     number = int(told) if told.isdigit() and int(told) else None
-    attempt = begin(course.storage, number, os.environ.get(RUN_VARIABLE, ""))
+    # The operator counts the attempts of a job from 1, of one that is made again too: that one has another uid.
+    attempt = begin(course.storage, number, course.plan.job.metadata.uid or "")
     course.make_way(attempt)
     return attempt
 

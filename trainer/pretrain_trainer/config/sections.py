@@ -228,7 +228,14 @@ class Checkpoints(Section):
     """When a checkpoint is written, and how many stay."""
 
     every_steps: int = Field(default=500, ge=1, le=10_000_000, description="Steps between checkpoints.")
-    keep_last: int = Field(default=3, ge=1, le=1_000, description="Committed checkpoints that are kept.")
+    keep_last: int = Field(default=3, ge=1, le=1_000, description="Committed checkpoints that are kept: the newest ones.")
+    keep_every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Keeps besides these every checkpoint whose step is a multiple of this, for good.",
+    )
+    keep_best: bool = Field(default=False, description="Keeps besides these the one with the lowest validation loss.")
 
 
 class Faults(Section):
