@@ -278,7 +278,7 @@ def measure(options: argparse.Namespace, job: Job[TrainerSpec], storage: Storage
         ) from None
     finally:
         batches.close()
-        meter.publish()
+        meter.publish()()
         meter.close()
         torch.distributed.destroy_process_group()
     measured = told.steps[options.warm_up :]

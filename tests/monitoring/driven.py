@@ -42,7 +42,7 @@ class Driven:
 
     def checkpoint(self) -> None:
         """A checkpoint was committed."""
-        self.exporter.checkpoint(CheckpointMeasures(self.steps, 0.1, 1000))
+        self.exporter.checkpoint(CheckpointMeasures(self.steps, 0.1, 1000, 0.5, time.time()))
 
     def close(self) -> None:
         self.exporter.close()

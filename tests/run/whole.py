@@ -115,5 +115,7 @@ def result(storage: Path) -> Result:
     return Result(
         lineage={stage: manifest["identity"] for stage, manifest in manifests.items()},
         model=hashlib.sha256((storage / "export" / "model.safetensors").read_bytes()).hexdigest(),
-        losses={name: fact for name, fact in manifests["train"]["facts"].items() if name != "checkpoint"},  # names its attempt
+        losses={
+            name: fact for name, fact in manifests["train"]["facts"].items() if name != "checkpoint"
+        },  # names its attempt
     )

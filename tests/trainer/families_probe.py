@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 from pretrain_stage.config import read_job
 from pretrain_stage.events import Events
@@ -25,12 +26,14 @@ def main(job_files: list[Path]) -> None:
     jobs = [read_job(path, TrainerSpec) for path in job_files]
     prepare_environment(jobs[0].spec.training, 2)
     from pretrain_trainer import checkpoint, ranks
+    from pretrain_trainer.account import Account
     from pretrain_trainer.batches import Batches
     from pretrain_trainer.course import Pretraining
     from pretrain_trainer.engine import build_engine
     from pretrain_trainer.optimizer import set_learning_rate
     from pretrain_trainer.plan import make_plan
-    from pretrain_trainer.snapshot import Saver, find_resume, load
+    from pretrain_trainer.saver import Saver
+    from pretrain_trainer.snapshot import find_resume, load
     from pretrain_trainer.train import _optimize
 
     group = ranks.connect(ranks.place(), gpus=False)
@@ -48,14 +51,14 @@ def main(job_files: list[Path]) -> None:
             return float(sum(group.gather(_optimize(engine, examples, targets, group.place.world_size).item())))
 
         engine = build_engine(plan, group, course.model, universal=False)
-        saver = Saver(storage, plan, group, scratch, None)
-        losses = []
         there = bool(checkpoint.committed_steps(storage))
-        group.wait()
+        attempt = group.from_first(lambda storage=storage: checkpoint.begin(storage, None))  # type: ignore[misc]
+        saver = Saver(engine, storage, plan, group, scratch, None, attempt, Mock(), Account(0.0))
+        losses = []
         for number in range(1, plan.batch.steps + 1):
             losses.append(step(engine, number))
             if number == SAVED and not there:
-                saver.save(engine, number, {"loss": losses[-1]})
+                saver.save(number, {"loss": losses[-1]}, wait=True)
         measures = course.validate(engine, plan.batch.steps, {})
         resume = find_resume(storage, plan, group, scratch, Events({}))
         assert resume is not None

@@ -24,11 +24,12 @@ from pretrain_stage.storage import open_folder
 from pretrain_stage.storage_errors import storage_errors
 from pretrain_trainer import catalogue
 from pretrain_trainer.account import Account
-from pretrain_trainer.listeners.listener import CheckpointMeasures, StepMeasures, ValidationMeasures
+from pretrain_trainer.listeners.listener import CheckpointFailure, CheckpointMeasures, StepMeasures, ValidationMeasures
 from pretrain_trainer.listeners.prometheus import Beginning, Prometheus
 from pretrain_trainer.listeners.record import ATTEMPT_BYTES, RECORD, Record
 from pretrain_trainer.listeners.spoken import SpokenEvents
 from pretrain_trainer.meter import Meter, Taken, _Pending
+from pretrain_trainer.saver import Failed
 from pretrain_trainer.validate import perplexity
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -111,8 +112,9 @@ def test_prometheus_serves_what_was_measured(serve: Any, account: Account) -> No
         account.took(0.5)
         metrics.step(step(number, time=1000.0 + number, skipped=number - 1))
     metrics.validation(ValidationMeasures(3, 4.5, math.exp(4.5)))
-    metrics.checkpoint(CheckpointMeasures(3, 2.5, 1000))
-    metrics.checkpoint_failed()
+    metrics.checkpoint(CheckpointMeasures(3, 2.5, 1000, 7.5, 2000.0))
+    metrics.checkpoint_waited(6, 1.5)
+    metrics.checkpoint_failed(CheckpointFailure(6, "disk full", 2))
     metrics.nonfinite()
     found = samples(served.page())
     expected = {
@@ -133,9 +135,11 @@ def test_prometheus_serves_what_was_measured(serve: Any, account: Account) -> No
         "nonfinite_steps_total": 1,
         "checkpoint_seconds_count": 1,
         "checkpoint_seconds_sum": 2.5,
+        "checkpoint_commit_seconds_sum": 7.5,
+        "checkpoint_wait_seconds_total": 1.5,
         "checkpoint_bytes": 1000,
         "checkpoint_step": 3,
-        "checkpoint_timestamp_seconds": pytest.approx(time.time(), abs=10),
+        "checkpoint_timestamp_seconds": 2000,
         "checkpoint_interval_seconds": 8,
         "checkpoint_failures_total": 1,
         "last_step_timestamp_seconds": 1003,
@@ -195,9 +199,11 @@ def test_a_step_that_is_no_number_is_counted_before_it_ends_the_run(serve: Any, 
 
 def test_a_checkpoint_that_fails_is_counted_before_it_ends_the_run(serve: Any, account: Account) -> None:
     served = serve()
-    with pytest.raises(StorageError), Meter(256, [served.listener], account).failure_counted():
-        raise StorageError("disk full", temporary=True)
-    assert samples(served.page())["checkpoint_failures_total"] == 1
+    meter = Meter(256, [served.listener], account)
+    for tries_left in (1, 0):
+        meter.checkpoint_failed(Failed(16, StorageError("disk full", temporary=True), tries_left))
+        assert served.listener.failed == (tries_left == 0), "whether its end waits until that has been read"
+    assert samples(served.page())["checkpoint_failures_total"] == 2
 
 
 def test_a_real_run_serves_exactly_its_catalogue(trained_by_two: Trained) -> None:
@@ -257,7 +263,10 @@ def test_the_record_goes_on_without_doubling(tmp_path: Path) -> None:
         first.step(step(number))
         if number == 2:
             first.validation(ValidationMeasures(2, 4.5, 90.0))
-    first.publish()
+    bring = first.publish()
+    first.step(step(5))
+    bring()  # by another thread, while steps go on
+    assert json.loads((storage.read(RECORD) or b"").splitlines()[-1])["step"] == 4
     first.close()
     storage.write(RECORD, (storage.read(RECORD) or b"") + b'{"kind": "step", "st')  # a torn line counts for nothing
     account = Account(0.0)
@@ -266,7 +275,7 @@ def test_the_record_goes_on_without_doubling(tmp_path: Path) -> None:
         account.computes(number)
         second.step(step(number, seconds=0.25))
     time.sleep(0.01)
-    second.publish()
+    second.publish()()
     second.close()
     lines = [json.loads(line) for line in (storage.read(RECORD) or b"").splitlines()]
     assert [(line["kind"], line["step"]) for line in lines] == [
@@ -296,7 +305,7 @@ def test_a_record_of_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     storage = open_folder(tmp_path / "storage")
     storage.write(RECORD, b'{"kind": "step", "step": 1}\n')
     record = Record(storage, tmp_path, 0, Account())
-    record.publish()
+    record.publish()()
     record.close()
     (line,) = (storage.read(RECORD) or b"").splitlines()
     assert json.loads(line)["kind"] == "attempt"

@@ -85,7 +85,7 @@ def test_everything_is_sent_and_the_end_is_told(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         tracker.step(step(number))
     tracker.validation(ValidationMeasures(3, 4.5, 90.0))
-    tracker.checkpoint(CheckpointMeasures(3, 0.5, 1000))
+    tracker.checkpoint(CheckpointMeasures(3, 0.5, 1000, 2.5))
     tracker.close()
     assert [point.step for point in told.points] == [1, 2, 3, 3, 3]
     assert told.points[1] == Point(
@@ -100,7 +100,11 @@ def test_everything_is_sent_and_the_end_is_told(tmp_path: Path) -> None:
         },
     )
     assert told.points[3].values == {"validation/loss": 4.5, "validation/perplexity": 90.0}
-    assert told.points[4].values == {"checkpoint/seconds": 0.5, "checkpoint/bytes": 1000.0}
+    assert told.points[4].values == {
+        "checkpoint/seconds": 0.5,
+        "checkpoint/commit_seconds": 2.5,
+        "checkpoint/bytes": 1000.0,
+    }
     assert told.ended == [True]
     assert warnings(stream) == []
 

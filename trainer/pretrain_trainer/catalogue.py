@@ -43,7 +43,19 @@ NONFINITE_STEPS = Metric(
     "pretrain_training_nonfinite_steps_total", "counter", "Steps whose loss or gradient was not a finite number."
 )
 CHECKPOINT_SECONDS = Metric(
-    "pretrain_training_checkpoint_seconds", "histogram", "Time that training stood still for a checkpoint."
+    "pretrain_training_checkpoint_seconds",
+    "histogram",
+    "Time that training stood still for a checkpoint, which is written and uploaded behind the steps that follow.",
+)
+CHECKPOINT_COMMIT_SECONDS = Metric(
+    "pretrain_training_checkpoint_commit_seconds",
+    "histogram",
+    "Time from when a checkpoint was due until it was committed.",
+)
+CHECKPOINT_WAIT_SECONDS = Metric(
+    "pretrain_training_checkpoint_wait_seconds_total",
+    "counter",
+    "Time that training stood still because a checkpoint was due while the one before was still on its way to storage.",
 )
 CHECKPOINT_BYTES = Metric("pretrain_training_checkpoint_bytes", "gauge", "Size of the last checkpoint.")
 CHECKPOINT_STEP = Metric(
@@ -62,7 +74,9 @@ CHECKPOINT_INTERVAL = Metric(
     "its first step.",
 )
 CHECKPOINT_FAILURES = Metric(
-    "pretrain_training_checkpoint_failures_total", "counter", "Checkpoints that could not be saved."
+    "pretrain_training_checkpoint_failures_total",
+    "counter",
+    "Checkpoints that could not be saved; after three in a row, or one that never can be, the attempt ends.",
 )
 CHECKPOINTS_VERIFIED = Metric(
     "pretrain_training_checkpoints_verified_total",
@@ -82,6 +96,6 @@ LAST_STEP_TIMESTAMP = Metric(
 
 METRICS = (
     STEP, STEPS, LOSS, VALIDATION_LOSS, LEARNING_RATE, GRADIENT_NORM, TOKENS_PER_SECOND, MFU, TOKENS, TRAINED_TOKENS,
-    STEP_SECONDS, DATA_WAIT_SECONDS, SKIPPED_STEPS, NONFINITE_STEPS, CHECKPOINT_SECONDS, CHECKPOINT_BYTES, CHECKPOINT_STEP,
-    CHECKPOINT_TIMESTAMP, CHECKPOINT_INTERVAL, CHECKPOINT_FAILURES, CHECKPOINTS_VERIFIED, SECONDS, LAST_STEP_TIMESTAMP,
+    STEP_SECONDS, DATA_WAIT_SECONDS, SKIPPED_STEPS, NONFINITE_STEPS, CHECKPOINT_SECONDS, CHECKPOINT_COMMIT_SECONDS,
+    CHECKPOINT_WAIT_SECONDS, CHECKPOINT_BYTES, CHECKPOINT_STEP, CHECKPOINT_TIMESTAMP, CHECKPOINT_INTERVAL, CHECKPOINT_FAILURES, CHECKPOINTS_VERIFIED, SECONDS, LAST_STEP_TIMESTAMP,
 )  # fmt: skip

@@ -55,6 +55,10 @@ class Course(Protocol):
         """Measures on what is kept from training, after `step` steps; `validation_loss` is one of them. measures: those before."""
         ...
 
+    def committed(self, manifest: CheckpointManifest) -> None:
+        """A checkpoint has been committed: deletes what only those before it needed. Called by a thread of process 0 alone."""
+        ...
+
     def ended(self, measures: Mapping[str, float]) -> bool:
         """Whether the run ends before its last step, as the measures are."""
         ...
@@ -110,6 +114,9 @@ class Pretraining:
         if self.plan.job.spec.training.objective == "causal-lm":
             measured["perplexity"] = perplexity(measured["validation_loss"])
         return measured
+
+    def committed(self, manifest: CheckpointManifest) -> None:
+        pass
 
     def ended(self, measures: Mapping[str, float]) -> bool:
         return False

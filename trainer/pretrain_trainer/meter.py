@@ -7,11 +7,10 @@ same step.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +19,15 @@ from pretrain_stage.errors import UserError
 from torch import Tensor
 
 from pretrain_trainer.account import Account, FurthestStep
-from pretrain_trainer.listeners.listener import CheckpointMeasures, Listener, StepMeasures, ValidationMeasures
-from pretrain_trainer.snapshot import Resume, Saved
+from pretrain_trainer.listeners.listener import (
+    CheckpointFailure,
+    CheckpointMeasures,
+    Listener,
+    StepMeasures,
+    ValidationMeasures,
+)
+from pretrain_trainer.saver import Failed, Saved
+from pretrain_trainer.snapshot import Resume
 
 
 class StopRequest:
@@ -105,7 +111,9 @@ class Meter:
         self.measures = dict(resume.manifest.measures) if resume else {}
         """The last loss and validation loss, by name."""
         self.saved = resume.manifest.folder if resume else None
-        """The checkpoint that was committed last."""
+        """The checkpoint that was committed last, as far as is known."""
+        self.arriving: Callable[[], None] = lambda: None
+        """Waits for one that is on its way, and tells of it."""
         self.stop = False
         """Whether any process wants to stop."""
         self._pending: _Pending | None = None
@@ -150,7 +158,7 @@ class Meter:
             listener.step(measures)
 
     def begins(self) -> None:
-        """The first step begins: what was before it belongs to none."""
+        """The next step begins: what was since the last belongs to none."""
         self._clock = time.monotonic()
 
     def validation(self, step: int, measured: Mapping[str, float]) -> None:
@@ -163,26 +171,32 @@ class Meter:
         self._clock = time.monotonic()
 
     def checkpoint(self, saved: Saved) -> None:
-        """Tells of a checkpoint."""
-        self.saved = saved.manifest.folder
+        """Tells of a checkpoint that was committed, behind the steps since."""
+        manifest = saved.manifest
+        self.saved = manifest.folder
+        told = CheckpointMeasures(manifest.step, saved.stall_seconds, manifest.size, saved.seconds, saved.time)
         for listener in self.listeners:
-            listener.checkpoint(CheckpointMeasures(saved.manifest.step, saved.seconds, saved.manifest.size))
-        self._clock = time.monotonic()
+            listener.checkpoint(told)
 
-    @contextlib.contextmanager
-    def failure_counted(self) -> Iterator[None]:
-        """Around the saving of a checkpoint: tells if disk or storage fails. A lost peer is no failure of the checkpoint's."""
-        try:
-            yield
-        except (UserError, OSError):
-            for listener in self.listeners:
-                listener.checkpoint_failed()
-            raise
-
-    def publish(self) -> None:
-        """Brings what was told to storage."""
+    def checkpoint_failed(self, failed: Failed) -> None:
+        """Tells of a checkpoint that disk or storage failed. A lost peer is no failure of the checkpoint's."""
         for listener in self.listeners:
-            listener.publish()
+            listener.checkpoint_failed(CheckpointFailure(failed.step, str(failed.error), failed.tries_left))
+
+    def checkpoint_waited(self, step: int, seconds: float) -> None:
+        """Tells that training had to wait until the checkpoint of `step` could be begun."""
+        for listener in self.listeners:
+            listener.checkpoint_waited(step, seconds)
+
+    def publish(self) -> Callable[[], None]:
+        """Makes ready what was told until now; what is returned brings it to storage, and may be called by another thread."""
+        ready = [bring for listener in self.listeners if (bring := listener.publish()) is not None]
+
+        def bring_all() -> None:
+            for bring in ready:
+                bring()
+
+        return bring_all
 
     def close(self) -> None:
         """Ends the listeners. What was told since the last time has not been brought to storage."""
@@ -191,6 +205,7 @@ class Meter:
 
     def _diverged(self, taken: Taken, loss: float, norm: float) -> UserError:
         what = f"loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {math.nan if norm < 0 else norm}"
+        self.arriving()
         kept = f"{self.saved} is the last good checkpoint" if self.saved else "there is no checkpoint yet"
         return UserError(
             f"spec.{self.learning_rate_field}: {taken.learning_rate:g} at step {taken.step}: {what}, so training cannot go on; "

@@ -1,7 +1,6 @@
-"""Between the engine and a checkpoint: save what it holds, find what to go on from, load it.
+"""From a checkpoint to the engine: find what to go on from, fetch it, load it. How one is made is in saver.py.
 
-DeepSpeed writes and reads files on local disk only; `checkpoint` brings them to storage and back. All processes call these
-functions together. What is written and what is uploaded are two steps, so that the second may one day run behind training.
+DeepSpeed reads files on local disk only; `checkpoint` brings them there. All processes call these functions together.
 """
 
 from __future__ import annotations
@@ -10,20 +9,18 @@ import argparse
 import contextlib
 import io
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspeed.checkpoint import ds_to_universal
-from pretrain_stage.errors import CorruptError, StorageError, UserError
+from pretrain_stage.errors import CorruptError, UserError
 from pretrain_stage.events import Events
 from pretrain_stage.storage import Storage
 from pydantic import JsonValue
 
 from pretrain_trainer import checkpoint
-from pretrain_trainer.checkpoint import CheckpointManifest, Folder, RankFile, Reference, Segment
-from pretrain_trainer.commit_log import Attempt
+from pretrain_trainer.checkpoint import CheckpointManifest, Folder, RankFile, Reference
 from pretrain_trainer.plan import RunPlan
 from pretrain_trainer.ranks import Group
 
@@ -45,14 +42,6 @@ class Resume:
     """Newer checkpoints that did not verify."""
     reference: Reference
     """The same, as the parent of the checkpoints that follow."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint that was committed."""
-
-    manifest: CheckpointManifest
-    seconds: float
 
 
 def find_resume(storage: Storage, plan: RunPlan, group: Group, scratch: Path, events: Events) -> Resume | None:
@@ -110,90 +99,6 @@ def _part_step_counts(optimizer: Any) -> None:
     for state in optimizer.state.values():
         if "step" in state:
             state["step"] = state["step"].clone()
-
-
-class Saver:
-    """Makes checkpoints of an engine."""
-
-    def __init__(
-        self, storage: Storage, plan: RunPlan, group: Group, scratch: Path, resume: Resume | None, attempt: Attempt
-    ) -> None:
-        self.storage, self.plan, self.group, self.attempt = storage, plan, group, attempt
-        self.parent = resume.reference if resume else None
-        self.local = scratch / "save" / f"rank-{group.place.rank}"
-        self.refused = resume.refused if resume else ()
-        self.segments = _segments(plan, resume)
-
-    def save(self, engine: Any, step: int, measures: dict[str, float]) -> Saved:
-        """Writes, uploads and commits a checkpoint after `step` steps; then deletes those that need not be kept.
-
-        Raises StorageError if disk or storage fails; nothing is committed then.
-        """
-        started = time.monotonic()
-        try:
-            files = self._upload(step, self._write(engine, step))
-        finally:
-            # A full disk must not stay full: the next attempt, and the message about it, need room.
-            shutil.rmtree(self.local, ignore_errors=True)
-        gathered = self.group.gather(files)
-        manifest = self._manifest(step, measures, tuple(file for of_rank in gathered for file in of_rank))
-        self.group.from_first(lambda: self._commit(manifest))
-        return Saved(manifest, time.monotonic() - started)
-
-    def _write(self, engine: Any, step: int) -> list[Path]:
-        """This process's files, on local disk. Each process has a folder of its own, so what is in it is its own."""
-        shutil.rmtree(self.local, ignore_errors=True)
-        tag = f"step-{step:08d}"
-        try:
-            kept = engine.module.kept()
-            engine.save_checkpoint(
-                str(self.local),
-                tag=tag,
-                client_state={KEPT: kept} if kept else {},
-                save_latest=False,
-                exclude_frozen_parameters=not engine.module.whole_checkpoints,
-            )
-        except (OSError, RuntimeError) as error:
-            # torch's file writer says "unexpected pos" of a disk that is full.
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-                raise
-            raise StorageError(
-                f"cannot write the checkpoint of step {step} to local disk {self.local} ({str(error).splitlines()[0]}); free some "
-                "space there or set TMPDIR to a larger disk, and start again: the checkpoints before it are kept",
-                temporary=True,
-            ) from None
-        return sorted((self.local / tag).glob("*.pt"))
-
-    def _upload(self, step: int, paths: list[Path]) -> list[RankFile]:
-        place = checkpoint.folder(step, self.attempt)
-        return [checkpoint.put_rank_file(self.storage, place, path, self.group.place.rank) for path in paths]
-
-    def _manifest(self, step: int, measures: dict[str, float], files: tuple[RankFile, ...]) -> CheckpointManifest:
-        training, batch = self.plan.job.spec.training, self.plan.batch
-        return CheckpointManifest(
-            step=step,
-            attempt=self.attempt.number,
-            start=self.attempt.start,
-            tokens=step * batch.tokens,
-            next_sample=step * batch.samples,
-            world_size=batch.world_size,
-            zero_stage=training.deepspeed.zero_stage,
-            seed=training.seed,
-            configuration=self.plan.stage_identity,
-            identity=self.plan.checkpoint_identity,
-            parent=self.parent,
-            measures=measures,
-            segments=self.segments,
-            files=files,
-        )
-
-    def _commit(self, manifest: CheckpointManifest) -> None:
-        checkpoint.commit(self.storage, self.attempt, manifest)
-        for place in self.refused:
-            checkpoint.remove(self.storage, self.attempt, place)
-        self.refused = ()
-        in_use = [self.parent.folder] if self.parent else []
-        checkpoint.retain(self.storage, self.attempt, self.plan.job.spec.training.checkpoints, in_use)
 
 
 def _candidates(storage: Storage, events: Events) -> list[Folder]:
@@ -311,21 +216,3 @@ def _convert(source: Path, target: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         ds_to_universal.main(options)
     shutil.rmtree(source)
-
-
-def _segments(plan: RunPlan, resume: Resume | None) -> tuple[Segment, ...]:
-    """How the steps so far were trained, and how those to come will be."""
-    training = plan.job.spec.training
-    now = Segment(
-        first_step=resume.manifest.step if resume else 0,
-        world_size=plan.batch.world_size,
-        settings={
-            "tokens": training.tokens,
-            "optimizer": training.optimizer.model_dump(mode="json"),
-            "schedule": training.schedule.model_dump(mode="json"),
-        },
-    )
-    before = resume.manifest.segments if resume else ()
-    if before and (before[-1].world_size, before[-1].settings) == (now.world_size, now.settings):
-        return before
-    return (*before, now)

@@ -34,8 +34,9 @@ from pretrain_trainer.optimizer import set_learning_rate
 from pretrain_trainer.plan import RunPlan, make_plan
 from pretrain_trainer.rank import scratch_name
 from pretrain_trainer.ranks import Group, connect, place
+from pretrain_trainer.saver import Saver
 from pretrain_trainer.schedule import learning_rate
-from pretrain_trainer.snapshot import Resume, Saver, find_resume, load
+from pretrain_trainer.snapshot import Resume, find_resume, load
 
 
 def train(
@@ -64,8 +65,7 @@ def train(
         meter = Meter(plan.batch.tokens, listeners, account, resume, furthest, plan.learning_rate_field)
         batches = Batches(plan, course.samples, group, record_samples)
         try:
-            saver = Saver(course.storage, plan, group, scratch, resume, attempt)
-            final = _loop(course, group, resume, batches, saver, meter)
+            final = _loop(course, group, resume, batches, scratch, attempt, meter)
         finally:
             meter.close()
         if furthest is not None:
@@ -119,7 +119,7 @@ def _furthest(storage: Storage, plan: RunPlan, group: Group, account: Account) -
 
 
 def _loop(
-    course: Course, group: Group, resume: Resume | None, batches: Batches, saver: Saver, meter: Meter
+    course: Course, group: Group, resume: Resume | None, batches: Batches, scratch: Path, attempt: Attempt, meter: Meter
 ) -> CheckpointManifest:
     """The loop, from where the run begins or goes on; returns the final checkpoint."""
     plan = course.plan
@@ -128,29 +128,31 @@ def _loop(
     if resume is not None:
         load(engine, resume, group)
     engine.module.adapt(engine)
+    saver = Saver(engine, course.storage, plan, group, scratch, resume, attempt, meter, meter.account, course.committed)
+    meter.arriving = saver.leave
     request = StopRequest()
     meter.begins()
-    for step in range(resume.manifest.step + 1 if resume else 1, steps + 1):
-        take_step(step, plan, engine, batches, meter, request)
-        if step == steps or step % training.validation.every_steps == 0:
-            meter.account.validates(step)
-            meter.validation(step, course.validate(engine, step, meter.measures))
-        last = _is_last(course, step, meter.measures)
-        if last or meter.stop or step % training.checkpoints.every_steps == 0:
-            meter.settle()
-            meter.account.saves()
-            meter.publish()
-            with meter.failure_counted():
-                saved = saver.save(engine, step, meter.measures)
-            meter.checkpoint(saved)
-        if last:
-            break
-        if meter.stop:
-            meter.publish()
-            raise Stopped
+    with saver:
+        for step in range(resume.manifest.step + 1 if resume else 1, steps + 1):
+            take_step(step, plan, engine, batches, meter, request)
+            saver.hear()
+            if step == steps or step % training.validation.every_steps == 0:
+                meter.account.validates(step)
+                meter.validation(step, course.validate(engine, step, meter.measures))
+            last = _is_last(course, step, meter.measures)
+            if last or meter.stop or step % training.checkpoints.every_steps == 0:
+                meter.settle()
+                meter.account.saves()
+                saver.save(step, meter.measures, meter.publish(), wait=last or meter.stop)
+                meter.begins()
+            if last:
+                break
+            if meter.stop:
+                meter.publish()()
+                raise Stopped
     batches.close()
-    meter.publish()
-    return saved.manifest
+    meter.publish()()
+    return saver.last
 
 
 def take_step(step: int, plan: RunPlan, engine: Any, batches: Batches, meter: Meter, request: StopRequest) -> None:

@@ -82,7 +82,9 @@ def stored(storage: Storage, place: Folder, *, deep: bool) -> Stored | None:
     fault = next((wrong for file in manifest.files if (wrong := _fault(storage, manifest, file, there, deep=deep))), "")
     marker = there.get(f"{manifest.folder}/{checkpoint.MARKER}")
     loss = manifest.measures.get("loss")
-    return Stored(place.step, manifest.tokens, bytes_there, marker.modified if marker else None, manifest.world_size, loss, fault)
+    return Stored(
+        place.step, manifest.tokens, bytes_there, marker.modified if marker else None, manifest.world_size, loss, fault
+    )
 
 
 def table(found: list[Stored]) -> list[str]:

@@ -166,7 +166,7 @@ def training(pace: Pace, thresholds: Thresholds) -> tuple[Alert, ...]:
             one_each(most(CHECKPOINT_FAILURES, long)) + " > 0",  # likewise
             pace.sure,
             f"Checkpoints of {OF_JOB} cannot be saved",
-            "An attempt of the last hour ended since a checkpoint could not be saved.",
+            "Checkpoints of an attempt of the last hour could not be saved. Training goes on after one or two, and ends with the third.",
         ),
         Alert(
             "PretrainCheckpointCorrupt",

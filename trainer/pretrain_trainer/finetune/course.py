@@ -85,7 +85,7 @@ class Finetuning:
         best = measures.get(BEST)
         better = is_better(self.plan.metric, value, best)
         if better or best is None:
-            self._keep(engine, step, measures)
+            self._keep(engine, step)
             best, best_step, waited = value, float(step), 0.0
         else:
             best_step, waited = measures["best_step"], measures["without_better"] + 1
@@ -99,6 +99,13 @@ class Finetuning:
             "best_step": best_step,
             "without_better": waited,
         }
+
+    def committed(self, manifest: CheckpointManifest) -> None:
+        """Of the models that were the best before this checkpoint, only the one stays that it vouches for."""
+        best_step = manifest.measures.get("best_step")
+        if best_step is not None:
+            old = [entry.path for entry in self.storage.entries(BEST) if entry.path <= _best(manifest.step)]
+            self.storage.delete([path for path in old if path != _best(int(best_step))])
 
     def ended(self, measures: Mapping[str, float]) -> bool:
         return measures.get("without_better", 0) >= self.plan.section.patience
@@ -158,8 +165,8 @@ class Finetuning:
             )
         )
 
-    def _keep(self, engine: Any, step: int, measures: Mapping[str, float]) -> None:
-        """Keeps what was trained as it is now; of those before only the one stays that the last checkpoint vouches for."""
+    def _keep(self, engine: Any, step: int) -> None:
+        """Keeps what was trained as it is now."""
         weights = trained_weights(engine.module)
         if not self.group.place.first:
             self.group.wait()
@@ -168,8 +175,6 @@ class Finetuning:
         save_file(weights, local, metadata={"format": "pt"})
         self.storage.upload(local, _best(step))
         local.unlink()
-        kept = {_best(step), _best(int(measures.get("best_step", step)))}
-        self.storage.delete([entry.path for entry in self.storage.entries(BEST) if entry.path not in kept])
         self.group.wait()
 
     def make_way(self, attempt: Attempt) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -40,11 +40,26 @@ class ValidationMeasures:
 
 @dataclass(frozen=True)
 class CheckpointMeasures:
-    """A committed checkpoint: how long training stood still for it, and its size."""
+    """A committed checkpoint. It was made behind the steps that followed it."""
 
     step: int
     seconds: float
+    """That training stood still for it."""
     bytes: int
+    commit_seconds: float = 0.0
+    """From when it was due until it was committed."""
+    time: float = 0.0
+    """Unix time of that."""
+
+
+@dataclass(frozen=True)
+class CheckpointFailure:
+    """A checkpoint that could not be saved."""
+
+    step: int
+    reason: str
+    tries_left: int = 0
+    """How many more may fail before the run ends; 0 if it ends now."""
 
 
 class Listener:
@@ -62,11 +77,18 @@ class Listener:
     def checkpoint(self, measures: CheckpointMeasures) -> None:
         """A checkpoint was committed."""
 
-    def checkpoint_failed(self) -> None:
-        """A checkpoint could not be saved, which ends the run."""
+    def checkpoint_failed(self, failure: CheckpointFailure) -> None:
+        """A checkpoint could not be saved."""
 
-    def publish(self) -> None:
-        """Brings to storage what should be there. Called at checkpoints and at the end."""
+    def checkpoint_waited(self, step: int, seconds: float) -> None:
+        """The checkpoint of `step` was due, but training waited for the one before it, which was still on its way to storage."""
+
+    def publish(self) -> Callable[[], None] | None:
+        """Makes ready what should be in storage, as it is now; what is returned brings it there, and may be called by another thread.
+
+        Called at checkpoints and at the end.
+        """
+        return None
 
     def close(self) -> None:
         """The run is over, finished or not."""

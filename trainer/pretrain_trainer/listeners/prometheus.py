@@ -15,7 +15,13 @@ from prometheus_client import CollectorRegistry
 
 from pretrain_trainer import catalogue as named
 from pretrain_trainer.account import Account
-from pretrain_trainer.listeners.listener import CheckpointMeasures, Listener, StepMeasures, ValidationMeasures
+from pretrain_trainer.listeners.listener import (
+    CheckpointFailure,
+    CheckpointMeasures,
+    Listener,
+    StepMeasures,
+    ValidationMeasures,
+)
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
@@ -63,6 +69,8 @@ class Prometheus(Listener):
         self.skipped_steps = made[named.SKIPPED_STEPS].labels(**self.labels)
         self.nonfinite_steps = made[named.NONFINITE_STEPS].labels(**self.labels)
         self.checkpoint_seconds = made[named.CHECKPOINT_SECONDS].labels(**self.labels)
+        self.checkpoint_commit_seconds = made[named.CHECKPOINT_COMMIT_SECONDS].labels(**self.labels)
+        self.checkpoint_wait_seconds = made[named.CHECKPOINT_WAIT_SECONDS].labels(**self.labels)
         self.checkpoint_bytes = made[named.CHECKPOINT_BYTES].labels(**self.labels)
         self.checkpoint_step = made[named.CHECKPOINT_STEP].labels(**self.labels)
         self.checkpoint_timestamp = made[named.CHECKPOINT_TIMESTAMP].labels(**self.labels)
@@ -127,13 +135,17 @@ class Prometheus(Listener):
 
     def checkpoint(self, measures: CheckpointMeasures) -> None:
         self.checkpoint_seconds.observe(measures.seconds)
+        self.checkpoint_commit_seconds.observe(measures.commit_seconds)
         self.checkpoint_bytes.set(measures.bytes)
         self.checkpoint_step.set(measures.step)
-        self.checkpoint_timestamp.set_to_current_time()
+        self.checkpoint_timestamp.set(measures.time)
 
-    def checkpoint_failed(self) -> None:
+    def checkpoint_failed(self, failure: CheckpointFailure) -> None:
         self.checkpoint_failures.inc()
-        self.failed = True
+        self.failed = failure.tries_left == 0
+
+    def checkpoint_waited(self, step: int, seconds: float) -> None:
+        self.checkpoint_wait_seconds.inc(seconds)
 
     def close(self) -> None:
         if self.failed:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +42,21 @@ class Record(Listener):
     def checkpoint(self, measures: CheckpointMeasures) -> None:
         self._write("checkpoint", vars(measures))
 
-    def publish(self) -> None:
+    def publish(self) -> Callable[[], None]:
+        """The file is written to while it is uploaded, so a copy is."""
         self.file.flush()
         with self.path.open("r+b") as file:
             file.seek(self.attempt_at)
             file.write(self._attempt())
-        self.storage.upload(self.path, RECORD)
+        length, copy = self.path.stat().st_size, self.path.with_suffix(".published")
+
+        def bring() -> None:
+            shutil.copyfile(self.path, copy)
+            os.truncate(copy, length)
+            self.storage.upload(copy, RECORD)
+            copy.unlink()
+
+        return bring
 
     def close(self) -> None:
         self.file.close()

@@ -7,7 +7,13 @@ import time
 from pretrain_stage.events import Events
 
 from pretrain_trainer.account import Account
-from pretrain_trainer.listeners.listener import CheckpointMeasures, Listener, StepMeasures, ValidationMeasures
+from pretrain_trainer.listeners.listener import (
+    CheckpointFailure,
+    CheckpointMeasures,
+    Listener,
+    StepMeasures,
+    ValidationMeasures,
+)
 
 SAY_SECONDS = 1.0
 
@@ -49,5 +55,26 @@ class SpokenEvents(Listener):
         self.events.say("validation", message, **vars(measures))
 
     def checkpoint(self, measures: CheckpointMeasures) -> None:
-        message = f"checkpoint of step {measures.step}: {measures.bytes:,} bytes in {measures.seconds:.1f} s"
-        self.events.say("checkpoint", message, **vars(measures))
+        message = (
+            f"checkpoint of step {measures.step}: {measures.bytes:,} bytes, committed {measures.commit_seconds:.1f} s later; training "
+            f"stood still for {measures.seconds:.3f} s"
+        )
+        fields = {name: value for name, value in vars(measures).items() if name != "time"}
+        self.events.say("checkpoint", message, **fields)
+
+    def checkpoint_failed(self, failure: CheckpointFailure) -> None:
+        if failure.tries_left:
+            self.events.warning(
+                f"the checkpoint of step {failure.step} was not saved: {failure.reason}. Training goes on, and the next checkpoint is the "
+                f"next try; if {'it fails' if failure.tries_left == 1 else f'{failure.tries_left} in a row fail'} too, the run ends",
+                step=failure.step,
+                tries_left=failure.tries_left,
+            )
+
+    def checkpoint_waited(self, step: int, seconds: float) -> None:
+        self.events.warning(
+            f"the checkpoint of step {step} was due, and training waited {seconds:.1f} s for the one before it: storage is slower than "
+            "the interval between checkpoints; raise training.checkpoints.everySteps, or the storage's throughput",
+            step=step,
+            waited_seconds=seconds,
+        )

@@ -144,15 +144,15 @@ class Tracking(Listener):
         self._leave(Point(measures.step, time.time(), values))
 
     def checkpoint(self, measures: CheckpointMeasures) -> None:
-        values = {"checkpoint/seconds": measures.seconds, "checkpoint/bytes": float(measures.bytes)}
-        self._leave(Point(measures.step, time.time(), values))
+        values = {
+            "checkpoint/seconds": measures.seconds,
+            "checkpoint/commit_seconds": measures.commit_seconds,
+            "checkpoint/bytes": float(measures.bytes),
+        }
+        self._leave(Point(measures.step, measures.time, values))
 
-    def publish(self) -> None:
-        for path, name in self.tracker.files():
-            try:
-                self.storage.upload(path, name)
-            except StorageError as error:
-                self._warn("storage", f"its files are not in storage: {error}")
+    def publish(self) -> Callable[[], None]:
+        return self._upload
 
     def close(self) -> None:
         self.closing.set()
@@ -160,7 +160,14 @@ class Tracking(Listener):
         unsent = len(self.waiting) + self.lost
         if self.thread.is_alive() or unsent:
             self._warn("end", f"did not finish within {CLOSE_SECONDS:g} s; {unsent} of its points were not sent")
-        self.publish()
+        self._upload()
+
+    def _upload(self) -> None:
+        for path, name in self.tracker.files():
+            try:
+                self.storage.upload(path, name)
+            except StorageError as error:
+                self._warn("storage", f"its files are not in storage: {error}")
 
     def _leave(self, point: Point) -> None:
         if len(self.waiting) < MOST_POINTS:

@@ -8,11 +8,13 @@ from pretrain_stage.catalogue import STORAGE_ERRORS
 from pretrain_stage.metric import Metric
 from pretrain_trainer.catalogue import (
     CHECKPOINT_BYTES,
+    CHECKPOINT_COMMIT_SECONDS,
     CHECKPOINT_FAILURES,
     CHECKPOINT_INTERVAL,
     CHECKPOINT_SECONDS,
     CHECKPOINT_STEP,
     CHECKPOINT_TIMESTAMP,
+    CHECKPOINT_WAIT_SECONDS,
     CHECKPOINTS_VERIFIED,
     DATA_WAIT_SECONDS,
     GRADIENT_NORM,
@@ -193,8 +195,15 @@ def _checkpoints() -> tuple[Panel | Row, ...]:
             units.Seconds,
         ),
         curves(
-            42, "Training stands still for a checkpoint", "Mean duration.",
-            {"mean": mean(CHECKPOINT_SECONDS, "30m", *THIS_JOB)}, units.Seconds,
+            42, "How long a checkpoint takes",
+            "Means: until training goes on, and until it is committed, which is behind training; and of the time that the next one was "
+            "due before.",
+            {
+                "training stands still": mean(CHECKPOINT_SECONDS, "30m", *THIS_JOB),
+                "until committed": mean(CHECKPOINT_COMMIT_SECONDS, "30m", *THIS_JOB),
+                "waited for storage, in 30 minutes": total_each(increase(CHECKPOINT_WAIT_SECONDS, "30m", *THIS_JOB)),
+            },
+            units.Seconds,
         ),
         curves(43, "Size of a checkpoint", "The last one.", {"size": _last(CHECKPOINT_BYTES)}, units.BytesIEC),
         curves(
