@@ -22,6 +22,7 @@ from pretrain_trainer.account import Account
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.environment import prepare_environment
 from pretrain_trainer.finetune.section import training_of
+from pretrain_trainer.uncompiled import leave_compiler_out
 from pretrain_trainer.watch.stacks import stacks, stacks_on_signal
 from pretrain_trainer.watch.watch import LEAVES_SECONDS, watched
 
@@ -48,6 +49,8 @@ def run_rank(job: Job[TrainerSpec], events: Events, record_samples: Path | None,
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     prepare_environment(training, processes)
     try:
+        if not training.compile:
+            leave_compiler_out()
         from pretrain_trainer.train import train
 
         account.reached("imports")
