@@ -43,8 +43,9 @@ def main(arguments: Sequence[str]) -> int:
         program(options, job, events)()
 
     code = run_stage(events, run)
-    if options.program == "train":
-        # The other ranks hang until this process is gone, and Python's own way out takes seconds.
+    if options.program in ("train", "launch"):
+        # Python's own way out of a process with torch takes up to seconds. Until a rank is gone the others hang, and until a launcher
+        # is, nobody starts the group again.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
