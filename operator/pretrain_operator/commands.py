@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pretrain_operator.inference import inference_commands
+from pretrain_operator.kubectl.checkpoint_commands import checkpoint_commands
 from pretrain_operator.kubectl.commands import EXIT_CODES as CLUSTER_EXIT_CODES
 from pretrain_operator.kubectl.commands import Context, Endpoint, Kubeconfig, Namespace, StoredOutput, cluster_commands
 from pretrain_operator.kubectl.completion import job_files_and_names
@@ -222,6 +223,7 @@ def trace(
     print_trace(found, as_json=output is StoredOutput.json)
 
 
+app.add_typer(checkpoint_commands)
 app.add_typer(inference_commands)
 app.add_typer(cluster_commands)
 

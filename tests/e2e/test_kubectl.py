@@ -579,9 +579,10 @@ def test_a_whole_job(s3: ClusterS3, namespaces: Namespaces, serving: Serving, tm
     assert [line for line in watching.lines if line.startswith("train: ")][:1] == ["train: Running"]
     assert watching.lines[0].startswith("tiny: ")
 
-    said = pretrain.error("checkpoints", "tiny", code=75)
+    said = pretrain.error("checkpoints", "ls", "tiny", code=75)
     assert f"kubectl -n {s3.kubectl.namespace} port-forward service/s3 {S3_PORT}:{S3_PORT}" in said
-    table = pretrain("checkpoints", "tiny", "--endpoint", s3.forward.url(S3_PORT), "--verify").splitlines()
+    endpoint = ("--endpoint", s3.forward.url(S3_PORT))
+    table = pretrain("checkpoints", "ls", "tiny", *endpoint).splitlines()
     assert [line.split()[0] for line in table] == ["STEP", str(STEPS), str(STEPS - CHECKPOINT_STEPS)]
-    assert all(line.endswith("yes") for line in table[1:])
+    assert all(line.endswith("as committed") for line in pretrain("checkpoints", "verify", "tiny", *endpoint).splitlines())
     assert "nothing to suspend" in pretrain.error("suspend", "tiny", code=65)

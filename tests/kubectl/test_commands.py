@@ -27,7 +27,18 @@ from pretrain_stage.errors import UserError
 from tests.operator.jobs import job
 from tests.seaweedfs import free_ports
 
-COMMANDS = ("submit", "list", "status", "logs", "suspend", "resume", "checkpoints", "trace")
+COMMANDS = (
+    "submit",
+    "list",
+    "status",
+    "logs",
+    "suspend",
+    "resume",
+    "trace",
+    "checkpoints ls",
+    "checkpoints verify",
+    "checkpoints restore",
+)
 
 
 @dataclass
@@ -79,7 +90,7 @@ def kubeconfig(folder: Path, server: str, **context: str) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_flags_exit_codes_and_an_example(command: str) -> None:
-    said = pretrain(command, "--help").stdout
+    said = pretrain(*command.split(), "--help").stdout
     for word in ("--namespace", "-n", "--context", "--kubeconfig", "Exit codes: 0 done; 65", f"pretrain {command} "):
         assert word in said
 
@@ -119,7 +130,7 @@ def test_it_is_a_plugin_of_kubectl(tmp_path: Path) -> None:
     [
         ("list", "-n", "../../kube-system"), ("list", "-n", "UPPER"), ("list", "-n", ""), ("list", "-n", "a" * 64),
         ("status", "a/b"), ("status", "../x"), ("status", "x?watch=true"), ("status", "-"), ("logs", "a.b"),
-        ("logs", "x%2f"), ("suspend", "good", "x;y"), ("resume", "中文"), ("checkpoints", "x y"), ("status", "x", "-n", "\x1b[2J"),
+        ("logs", "x%2f"), ("suspend", "good", "x;y"), ("resume", "中文"), ("checkpoints", "ls", "x y"), ("status", "x", "-n", "\x1b[2J"),
         ("trace", "X y", "--step", "1"),
     ],
 )  # fmt: skip

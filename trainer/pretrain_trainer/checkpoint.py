@@ -218,7 +218,11 @@ def read_checkpoint(storage: Storage, place: Folder | str) -> CheckpointManifest
         raise CorruptError(
             f"{where}/{MANIFEST}: SHA-256 is {hashlib.sha256(data).hexdigest()[:12]}..., {MARKER} says otherwise"
         )
-    if not commit_log.read(storage, slot).names(str(place), sha256):
+    try:
+        vouches = commit_log.read(storage, slot).names(str(place), sha256)
+    except CorruptError as error:
+        raise CorruptError(f"{where}/{MARKER}: names an entry of the commit log, but {error}") from None
+    if not vouches:
         raise CorruptError(f"{where}/{MARKER}: names {commit_log.path(slot)}, which does not commit this checkpoint")
     try:
         manifest = CheckpointManifest.model_validate_json(data)

@@ -13,6 +13,8 @@ Its modules, in the order of the flow:
     objects                  read: the objects themselves, for programs
     watched                  a watch in a thread of its own
     pods, lines, logs        read: what the pods of a job print
-    stored                   read: the checkpoints of a job, from its storage
+    stored                   the storage of a job, as it is reached from here
+    checkpoint_commands, checkpoints
+                             read, and restore: the checkpoints of a job, from its storage
     plain                    text of others, made harmless for a terminal
 """

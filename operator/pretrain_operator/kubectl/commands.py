@@ -310,34 +310,6 @@ def resume(names: Names, namespace: Namespace = None, context: Context = None, k
     _switch(names, _cluster(kubeconfig, context, namespace), suspend=False)
 
 
-@cluster_commands.command(epilog=EXIT_CODES, rich_help_panel=PANEL)
-def checkpoints(
-    name: Name,
-    namespace: Namespace = None,
-    endpoint: Endpoint = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read every byte, and compare its SHA-256 with the manifest.")
-    ] = False,
-    output: Annotated[StoredOutput, typer.Option("--output", "-o", help="How to print.")] = StoredOutput.table,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-) -> None:
-    """List the job's checkpoints, from its storage: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY have to be in the environment.
-
-    VERIFIED says whether the marker vouches for the manifest, and all files are there in the sizes that it gives.
-
-    Examples:
-      pretrain checkpoints demo
-      pretrain checkpoints demo --endpoint http://127.0.0.1:8333 --verify
-    """
-    from pretrain_operator.kubectl.connection import checked_name
-    from pretrain_operator.kubectl.stored import print_checkpoints
-
-    checked_name(name, "NAME")
-    cluster = _cluster(kubeconfig, context, namespace)
-    print_checkpoints(cluster, name, cluster.namespace, endpoint, deep=verify, as_json=output is StoredOutput.json)
-
-
 def parse_time(option: str, text: str) -> float:
     """Seconds in "90s", "30m", "2h" or "1h30m"; a bare number counts seconds. Raises UserError that names the option."""
     found = re.fullmatch(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s?)?", text)
