@@ -24,7 +24,13 @@ from pretrain_stage.storage import open_folder
 from pretrain_stage.storage_errors import storage_errors
 from pretrain_trainer import catalogue
 from pretrain_trainer.account import Account
-from pretrain_trainer.listeners.listener import CheckpointFailure, CheckpointMeasures, StepMeasures, ValidationMeasures
+from pretrain_trainer.listeners.listener import (
+    CheckpointFailure,
+    CheckpointMeasures,
+    NonfiniteStep,
+    StepMeasures,
+    ValidationMeasures,
+)
 from pretrain_trainer.listeners.prometheus import Beginning, Prometheus
 from pretrain_trainer.listeners.record import ATTEMPT_BYTES, RECORD, Record
 from pretrain_trainer.listeners.spoken import SpokenEvents
@@ -115,7 +121,7 @@ def test_prometheus_serves_what_was_measured(serve: Any, account: Account) -> No
     metrics.checkpoint(CheckpointMeasures(3, 2.5, 1000, 7.5, 2000.0))
     metrics.checkpoint_waited(6, 1.5)
     metrics.checkpoint_failed(CheckpointFailure(6, "disk full", 2))
-    metrics.nonfinite()
+    metrics.nonfinite(NonfiniteStep(3, 1e-3, "loss is nan", 1, last=False))
     found = samples(served.page())
     expected = {
         "step": 3,
@@ -186,15 +192,40 @@ def test_a_run_that_goes_on_begins_where_it_left_off(serve: Any) -> None:
     assert values() == (13, 12, 13 * 256, 256, 77)
 
 
-def test_a_step_that_is_no_number_is_counted_before_it_ends_the_run(serve: Any, account: Account) -> None:
-    served = serve()
-    meter = Meter(256, [served.listener], account)
-    taken: Any = Taken(1, None, 1e-3, 1.0, 0.0)  # type: ignore[arg-type]
-    meter._pending = _Pending(taken, SimpleNamespace(read=lambda: (math.nan, False, 1.0)), 0.5, 0.0)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="loss is nan"):
-        meter.settle()
+def settle(meter: Meter, number: int, loss: float, norm: float = 1.0) -> None:
+    """Lets a meter read what a step of that number came to."""
+    taken: Any = Taken(number, None, 1e-3, norm, 0.0)  # type: ignore[arg-type]
+    meter._pending = _Pending(taken, SimpleNamespace(read=lambda: (loss, False, norm)), 0.5, 0.0)  # type: ignore[arg-type]
+    meter.settle()
+
+
+def test_steps_that_are_no_numbers_are_counted_and_the_third_in_a_row_ends_the_run(serve: Any, account: Account) -> None:
+    served, said = serve(), io.StringIO()
+    meter = Meter(256, [served.listener, SpokenEvents(Events({}, said), 9, 0, account)], account)
+    settle(meter, 1, 2.5)
+    settle(meter, 2, math.nan)
+    settle(meter, 3, 2.5, norm=-1.0)
+    assert meter.nonfinite == 2
+    assert meter.measures["loss"] == 2.5
+    settle(meter, 4, 2.0)
+    assert meter.nonfinite == 0
+    settle(meter, 5, 2.0, norm=math.inf)
+    settle(meter, 6, -math.inf)
+    with pytest.raises(
+        UserError,
+        match=r"learningRate: 0.001 at step 7: loss is nan, the 3rd time in a row, so training cannot go on; there is",
+    ):
+        settle(meter, 7, math.nan)
     found = samples(served.page())
-    assert (found["nonfinite_steps_total"], found["step"]) == (1, 0)
+    assert (found["nonfinite_steps_total"], found["step"]) == (5, 7)
+    assert found["loss"] == 2.0
+    warnings = [line for line in map(json.loads, said.getvalue().splitlines()) if line["event"] == "warning"]
+    assert [line["in_a_row"] for line in warnings] == [1, 2, 1, 2, 3]
+    assert (
+        warnings[1]["message"]
+        == "step 3: the gradient's norm is nan; its update was left out, weights are as before (2 in a row)"
+    )
+    assert (warnings[1]["step"], warnings[1]["learning_rate"]) == (3, 1e-3)
 
 
 def test_a_checkpoint_that_fails_is_counted_before_it_ends_the_run(serve: Any, account: Account) -> None:

@@ -40,7 +40,9 @@ SKIPPED_STEPS = Metric(
     "Steps whose update was left out because a gradient overflowed in fp16; the loss scale was lowered.",
 )
 NONFINITE_STEPS = Metric(
-    "pretrain_training_nonfinite_steps_total", "counter", "Steps whose loss or gradient was not a finite number."
+    "pretrain_training_nonfinite_steps_total",
+    "counter",
+    "Steps whose loss or gradient was not a finite number: their update was left out; after three in a row the attempt ends.",
 )
 CHECKPOINT_SECONDS = Metric(
     "pretrain_training_checkpoint_seconds",

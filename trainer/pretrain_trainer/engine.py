@@ -39,7 +39,7 @@ def build_engine(plan: RunPlan, group: Group, model_of: Callable[[], TrainedMode
     fused = training.gpus_per_node > 0 and training.deepspeed.zero_stage < 3
     optimizer = build_optimizer(model, training.optimizer, fused=fused)
     if _clips_itself(training):
-        _clip_in_optimizer(optimizer, training.optimizer.gradient_clipping)
+        _clip_and_guard(optimizer, training.optimizer.gradient_clipping)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     if training.precision == "bf16" and training.deepspeed.zero_stage == 0:
         _undo_first_step(engine.optimizer)
@@ -70,18 +70,28 @@ def deepspeed_config(training: Training, batch: Batch, *, universal: bool) -> di
 
 
 def _clips_itself(training: Training) -> bool:
-    """Whether clipping is ours: with fp32 and no ZeRO, DeepSpeed clips without keeping the norm."""
+    """Whether clipping is ours: with fp32 and no ZeRO, DeepSpeed clips without keeping the norm, and updates whatever it is.
+
+    Everywhere else it leaves out an update whose norm is not a number.
+    """
     return training.precision == "fp32" and training.deepspeed.zero_stage == 0
 
 
-def _clip_in_optimizer(optimizer: torch.optim.Optimizer, most: float) -> None:
-    """Clips the gradient just before the optimizer's step and keeps its norm. most: 0 measures only."""
+def _clip_and_guard(optimizer: torch.optim.Optimizer, most: float) -> None:
+    """Clips the gradient just before the optimizer's step and keeps its norm; the step is left out if that is not a number.
+
+    The gradient has been averaged by then, so all processes decide alike. most: 0 measures only.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    step = optimizer.step
 
-    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        optimizer.grad_norm = torch.nn.utils.clip_grad_norm_(parameters, most or math.inf)  # type: ignore[attr-defined]
+    def guarded(*_: Any) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, most or math.inf)
+        optimizer.grad_norm = norm  # type: ignore[attr-defined]
+        if norm.isfinite():
+            step()
 
-    optimizer.register_step_pre_hook(clip)
+    optimizer.step = guarded  # type: ignore[method-assign, assignment]
 
 
 def _undo_first_step(optimizer: Any) -> None:

@@ -23,11 +23,15 @@ from pretrain_trainer.listeners.listener import (
     CheckpointFailure,
     CheckpointMeasures,
     Listener,
+    NonfiniteStep,
     StepMeasures,
     ValidationMeasures,
 )
 from pretrain_trainer.saver import Failed, Saved
 from pretrain_trainer.snapshot import Resume
+
+MOST_NONFINITE = 3
+"""So many steps in a row that are no numbers are no accident, and end the run."""
 
 
 class StopRequest:
@@ -116,6 +120,8 @@ class Meter:
         """Waits for one that is on its way, and tells of it."""
         self.stop = False
         """Whether any process wants to stop."""
+        self.nonfinite = 0
+        """Steps in a row, up to the last that is known of, whose loss or gradient was not a number."""
         self._pending: _Pending | None = None
         self._clock = time.monotonic()
 
@@ -128,21 +134,21 @@ class Meter:
         self._clock = now
 
     def settle(self) -> None:
-        """Tells of the step that was taken last. Raises UserError if its loss or gradient is not a number."""
+        """Tells of the step that was taken last. Raises UserError if its loss or gradient is the third in a row that is no number."""
         if self._pending is None:
             return
         taken, seconds, ended = self._pending.taken, self._pending.seconds, self._pending.ended
         loss, self.stop, norm = self._pending.sums.read()
         self._pending = None
-        # DeepSpeed writes -1 for a norm that is not a number.
-        if not math.isfinite(loss) or not math.isfinite(norm) or norm < 0:
-            for listener in self.listeners:
-                listener.nonfinite()
-            raise self._diverged(taken, loss, norm)
-        self.measures["loss"] = loss
         self.account.took(seconds)
         if self.furthest is not None:
             self.furthest.note(taken.step)
+        # DeepSpeed writes -1 for a norm that is not a number.
+        if not math.isfinite(loss) or not math.isfinite(norm) or norm < 0:
+            self._left_out(taken, loss, norm)
+            return
+        self.nonfinite = 0
+        self.measures["loss"] = loss
         measures = StepMeasures(
             step=taken.step,
             loss=loss,
@@ -203,11 +209,21 @@ class Meter:
         for listener in self.listeners:
             listener.close()
 
-    def _diverged(self, taken: Taken, loss: float, norm: float) -> UserError:
+    def _left_out(self, taken: Taken, loss: float, norm: float) -> None:
+        """Tells of a step whose update the engine left out, on all processes alike (engine.py)."""
+        self.nonfinite += 1
         what = f"loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {math.nan if norm < 0 else norm}"
+        last = self.nonfinite == MOST_NONFINITE
+        for listener in self.listeners:
+            listener.nonfinite(NonfiniteStep(taken.step, taken.learning_rate, what, self.nonfinite, last))
+        if last:
+            raise self._diverged(taken, what)
+
+    def _diverged(self, taken: Taken, what: str) -> UserError:
         self.arriving()
         kept = f"{self.saved} is the last good checkpoint" if self.saved else "there is no checkpoint yet"
         return UserError(
-            f"spec.{self.learning_rate_field}: {taken.learning_rate:g} at step {taken.step}: {what}, so training cannot go on; "
+            f"spec.{self.learning_rate_field}: {taken.learning_rate:g} at step {taken.step}: {what}, the {MOST_NONFINITE}rd time in a "
+            f"row, so training cannot go on; "
             f"{kept}. Lower the learning rate or lengthen the warm-up, and start again"
         )

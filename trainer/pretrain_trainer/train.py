@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -51,15 +52,12 @@ def train(
     """
     started = time.monotonic()
     group = connect(place(), gpus=training_of(job, task).gpus_per_node > 0)
-    account.reached("rendezvous")
     storage = open_storage(job.spec.storage)
     course = _course(job, storage, group, task, events)
-    account.reached("inputs")
     plan = course.plan
     scratch = _scratch(course.storage, group)
     attempt = group.from_first(lambda: _begin(course))
     resume = find_resume(course.storage, plan, group, scratch, events)
-    account.reached("checkpoint")
     _say_plan(course, group, resume, events)
     final = resume.manifest if resume else None
     if final is None or not _is_last(course, final.step, final.measures):
@@ -128,16 +126,15 @@ def _loop(
     plan = course.plan
     training, steps = plan.job.spec.training, plan.batch.steps
     engine = build_engine(plan, group, course.model, universal=resume is not None and resume.universal)
-    meter.account.reached("engine")
     if resume is not None:
         load(engine, resume, group)
-        meter.account.reached("load")
     engine.module.adapt(engine)
     saver = Saver(engine, course.storage, plan, group, scratch, resume, attempt, meter, meter.account, course.committed)
     meter.arriving = saver.leave
     request = StopRequest()
     meter.begins()
     with saver:
+        due = False
         for step in range(resume.manifest.step + 1 if resume else 1, steps + 1):
             take_step(step, plan, engine, batches, meter, request)
             saver.hear()
@@ -145,8 +142,12 @@ def _loop(
                 meter.account.validates(step)
                 meter.validation(step, course.validate(engine, step, meter.measures))
             last = _is_last(course, step, meter.measures)
-            if last or meter.stop or step % training.checkpoints.every_steps == 0:
+            due = due or last or step % training.checkpoints.every_steps == 0
+            if due or meter.stop:
                 meter.settle()
+                if meter.nonfinite and not last:
+                    continue  # it waits for a step that is a number: what may never recover is no good checkpoint
+                due = False
                 meter.account.saves()
                 saver.save(step, meter.measures, meter.publish(), wait=last or meter.stop)
                 meter.begins()
@@ -187,7 +188,8 @@ def _optimize(engine: Any, examples: list[Example], targets: dict[str, int], wor
         shares = [loss_sum(logits[head], asked) / max(1, targets[head]) for head, asked in wanted.items()]
         loss = torch.stack(shares).sum()
         penalty = engine.module.penalty()
-        scale = len(examples) * world_size
+        # A loss that is no number makes the gradient none, which all processes learn before they update.
+        scale = len(examples) * world_size * torch.where(loss.detach().isfinite(), 1.0, math.nan)
         engine.backward(loss * scale if penalty is None else loss * scale + penalty)
         engine.step()
         total += loss.detach()

@@ -136,11 +136,12 @@ def training(pace: Pace, thresholds: Thresholds) -> tuple[Alert, ...]:
         Alert(
             "PretrainTrainingNonFinite",
             "critical",
-            # Ends the process, which is read once more: there may be no second value to see an increase from.
+            # Three in a row end the process, which is read once more: there may be no second value to see an increase from.
             one_each(most(NONFINITE_STEPS, window)) + " > 0",
             pace.sure,
             f"Loss or gradient of {OF_JOB} is not a finite number",
-            "A step had a loss or a gradient that was NaN or infinite. Training has ended there, before its weights were saved.",
+            "A step had a loss or a gradient that was NaN or infinite. Its update was left out; after three such steps in a row "
+            "training ends. No checkpoint is saved before a step that is a number follows.",
         ),
         Alert(
             "PretrainLossSpike",

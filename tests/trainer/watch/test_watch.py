@@ -152,6 +152,30 @@ def test_without_the_store_a_rank_knows_enough() -> None:
     assert set(group.after(2)) == {0, 1}
 
 
+def test_who_was_suspended_blames_nobody_for_it() -> None:
+    group = Ranks(2)
+    group.step(17)
+    assert group.after(3) == {}
+    group.now += 5000
+    assert group.after(22) == {}
+    assert set(group.after(4)) == {0, 1}, "from then on it has its time, as ever"
+
+
+def test_a_launcher_that_was_suspended_with_its_rank_lets_it_go_on() -> None:
+    group = Ranks(1)
+    warden = Warden(Board(group.store), [0])
+    group.step(17)
+    for _ in range(3):
+        assert group.after(1) == {}
+        assert warden.look(group.now) is None
+    group.now += 5000
+    assert warden.look(group.now) is None
+    group.step(18)
+    for _ in range(20):
+        assert group.after(1) == {}
+        assert warden.look(group.now) is None
+
+
 def test_a_launcher_notices_that_a_rank_of_its_own_is_silent_and_out_of_time() -> None:
     group = Ranks(1)
     warden = Warden(Board(group.store), [0])

@@ -28,6 +28,20 @@ class StepMeasures:
 
 
 @dataclass(frozen=True)
+class NonfiniteStep:
+    """A step whose loss or gradient was not a finite number."""
+
+    step: int
+    learning_rate: float
+    what: str
+    """What was not a number, and what it was."""
+    in_a_row: int
+    """Such steps one after the other, this one included."""
+    last: bool
+    """Whether it ends the run."""
+
+
+@dataclass(frozen=True)
 class ValidationMeasures:
     """What was measured on what is held out, after `step` steps: the loss in nats per target, and more by name."""
 
@@ -68,8 +82,8 @@ class Listener:
     def step(self, measures: StepMeasures) -> None:
         """A step was taken. Must return within microseconds: the next step waits."""
 
-    def nonfinite(self) -> None:
-        """The loss or gradient of a step was not a number, which ends the run."""
+    def nonfinite(self, measures: NonfiniteStep) -> None:
+        """The loss or gradient of a step was not a number; its update was left out."""
 
     def validation(self, measures: ValidationMeasures) -> None:
         """The model was validated."""

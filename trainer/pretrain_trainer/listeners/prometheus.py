@@ -19,6 +19,7 @@ from pretrain_trainer.listeners.listener import (
     CheckpointFailure,
     CheckpointMeasures,
     Listener,
+    NonfiniteStep,
     StepMeasures,
     ValidationMeasures,
 )
@@ -126,9 +127,10 @@ class Prometheus(Listener):
         if self.beginning.full_speed is not None:
             self.mfu.set(speed / self.beginning.full_speed)
 
-    def nonfinite(self) -> None:
+    def nonfinite(self, measures: NonfiniteStep) -> None:
         self.nonfinite_steps.inc()
-        self.failed = True
+        self.last_step.set(measures.step)
+        self.failed = measures.last
 
     def validation(self, measures: ValidationMeasures) -> None:
         self.validation_loss.set(measures.loss)

@@ -11,6 +11,7 @@ from pretrain_trainer.listeners.listener import (
     CheckpointFailure,
     CheckpointMeasures,
     Listener,
+    NonfiniteStep,
     StepMeasures,
     ValidationMeasures,
 )
@@ -27,8 +28,6 @@ class SpokenEvents(Listener):
         self.tokens, self.seconds = 0, 0.0
 
     def step(self, measures: StepMeasures) -> None:
-        if measures.step == self.first_step + 1:
-            self._say_started()
         self.tokens += measures.tokens
         self.seconds += measures.seconds
         now = time.monotonic()
@@ -49,6 +48,14 @@ class SpokenEvents(Listener):
             tokens_per_second=rate,
             eta_seconds=(self.steps - measures.step) * self.account.step_seconds,
             seconds=self.account.rounded(),
+        )
+
+    def nonfinite(self, measures: NonfiniteStep) -> None:
+        self.events.warning(
+            f"step {measures.step}: {measures.what}; its update was left out, weights are as before ({measures.in_a_row} in a row)",
+            step=measures.step,
+            learning_rate=measures.learning_rate,
+            in_a_row=measures.in_a_row,
         )
 
     def validation(self, measures: ValidationMeasures) -> None:
@@ -80,9 +87,3 @@ class SpokenEvents(Listener):
             step=step,
             waited_seconds=seconds,
         )
-
-    def _say_started(self) -> None:
-        """What this start cost, from the process to the end of its first step."""
-        parts = {part: round(seconds, 3) for part, seconds in self.account.parts.items()}
-        told = ", ".join(f"{part.replace('_', ' ')} {seconds:.1f} s" for part, seconds in parts.items())
-        self.events.say("started", f"first step after {sum(parts.values()):.1f} s: {told}", parts=parts)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 STORE_SECONDS = 10.0
 """Longest wait for the store, which answers within milliseconds or is gone."""
@@ -68,7 +68,9 @@ def join(address: str, port: int, seconds: float = STORE_SECONDS) -> Board:
     """The board of the group whose store is at that address. Waits for the store for that long; raises RuntimeError then."""
     import torch.distributed as dist
 
-    store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=seconds))
+    store: Any = dist.TCPStore(  # type: ignore[attr-defined]
+        address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=seconds)
+    )
     store.set_timeout(timedelta(seconds=STORE_SECONDS))
     return Board(store)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from pretrain_trainer.watch.board import Beat
@@ -15,6 +16,16 @@ class Pulse:
 
     def __init__(self) -> None:
         self._heard: dict[int, tuple[Beat, float]] = {}
+        self.woke, self._looked = -math.inf, math.inf
+
+    def look(self, now: float) -> None:
+        """To be called before anything else, each time: finds out whether this process itself did not run for a while (`woke` is when
+        it went on): a machine that was suspended, or a debugger. It cannot blame others for that time, nor itself.
+        """
+        if now - self._looked > SILENT_SECONDS:
+            self.woke = now
+            self._heard.clear()
+        self._looked = now
 
     def hear(self, beats: Mapping[int, Beat], now: float) -> None:
         """Takes note of what the board says. A rank of which there is nothing yet is still being started."""

@@ -37,6 +37,7 @@ class Warden:
 
     def look(self, now: float) -> str | None:
         """Looks once; returns why the group has to end, if it has to. now: monotonic seconds. Raises RuntimeError if the store is gone."""
+        self.pulse.look(now)
         if declared := self.board.declared():
             return declared
         self.beats |= self.board.beats(self.ranks)

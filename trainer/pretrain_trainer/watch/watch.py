@@ -37,7 +37,8 @@ class Watch:
 
     def look(self, now: float) -> str | None:
         """Looks once; returns why this process has to end, if it has to. now: monotonic seconds."""
-        own = self._beat()
+        self.pulse.look(now)
+        own = self._beat(now)
         try:
             return self._agreed(own, now)
         except RuntimeError:
@@ -59,10 +60,10 @@ class Watch:
         why = sentence(own, self.pulse.answering(now), self.pulse.silent(now))
         return self.board.declare(why) if why else None
 
-    def _beat(self) -> Beat:
+    def _beat(self, now: float) -> Beat:
         self.number += 1
         phase = self.account.phase
-        return Beat(self.number, os.getpid(), phase.step, phase.name, phase.seconds, phase.limit)
+        return Beat(self.number, os.getpid(), phase.step, phase.name, min(phase.seconds, now - self.pulse.woke), phase.limit)
 
 
 @contextlib.contextmanager

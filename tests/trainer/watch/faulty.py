@@ -1,0 +1,55 @@
+"""Run by tests in place of `python -m pretrain_trainer train`: training with faults, as FAULTS says in JSON.
+
+nonfinite: steps whose loss is made NaN, on the last rank alone
+poisoned:  first and last step whose targets are drawn by lot
+flipped:   [step, rank, bit]: before that step a bit of that rank's weights flips
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+FAULTS = json.loads(os.environ["FAULTS"])
+RANK, LAST = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)) - 1
+
+
+def main() -> int:
+    from pretrain_stage.config import read_job
+    from pretrain_trainer.__main__ import main as trainer
+    from pretrain_trainer.__main__ import parse
+    from pretrain_trainer.config.sections import TrainerSpec
+    from pretrain_trainer.environment import prepare_environment
+
+    job = read_job(parse(sys.argv[1:]).job, TrainerSpec)
+    prepare_environment(job.spec.training, LAST + 1)
+    import torch
+    from pretrain_trainer import train
+
+    now = 0
+    take_step, loss_sum = train.take_step, train.loss_sum
+
+    def step(number: int, plan: Any, engine: Any, *rest: Any) -> None:
+        nonlocal now
+        now = number
+        if FAULTS.get("flipped", [None])[:2] == [number, RANK]:
+            weights = next(iter(engine.module.parameters())).data
+            bits = weights.view(torch.int32).view(-1)
+            bits[17] ^= 1 << FAULTS["flipped"][2]
+        take_step(number, plan, engine, *rest)
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if now in FAULTS.get("poisoned", ()):
+            draw = torch.Generator().manual_seed(now)
+            targets = torch.randint(0, logits.shape[-1], targets.shape, generator=draw)
+        found = loss_sum(logits, targets)
+        return found * torch.nan if RANK == LAST and now in FAULTS.get("nonfinite", ()) else found
+
+    train.take_step, train.loss_sum = step, loss
+    return trainer(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
