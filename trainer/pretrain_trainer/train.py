@@ -52,12 +52,15 @@ def train(
     """
     started = time.monotonic()
     group = connect(place(), gpus=training_of(job, task).gpus_per_node > 0)
+    account.reached("rendezvous")
     storage = open_storage(job.spec.storage)
     course = _course(job, storage, group, task, events)
+    account.reached("inputs")
     plan = course.plan
     scratch = _scratch(course.storage, group)
     attempt = group.from_first(lambda: _begin(course))
     resume = find_resume(course.storage, plan, group, scratch, events)
+    account.reached("checkpoint")
     _say_plan(course, group, resume, events)
     final = resume.manifest if resume else None
     if final is None or not _is_last(course, final.step, final.measures):
@@ -126,8 +129,10 @@ def _loop(
     plan = course.plan
     training, steps = plan.job.spec.training, plan.batch.steps
     engine = build_engine(plan, group, course.model, universal=resume is not None and resume.universal)
+    meter.account.reached("engine")
     if resume is not None:
         load(engine, resume, group)
+        meter.account.reached("load")
     engine.module.adapt(engine)
     saver = Saver(engine, course.storage, plan, group, scratch, resume, attempt, meter, meter.account, course.committed)
     meter.arriving = saver.leave

@@ -28,6 +28,8 @@ class SpokenEvents(Listener):
         self.tokens, self.seconds = 0, 0.0
 
     def step(self, measures: StepMeasures) -> None:
+        if measures.step == self.first_step + 1:
+            self._say_started()
         self.tokens += measures.tokens
         self.seconds += measures.seconds
         now = time.monotonic()
@@ -87,3 +89,9 @@ class SpokenEvents(Listener):
             step=step,
             waited_seconds=seconds,
         )
+
+    def _say_started(self) -> None:
+        """What this start cost, from the process to the end of its first step."""
+        parts = {part: round(seconds, 3) for part, seconds in self.account.parts.items()}
+        told = ", ".join(f"{part.replace('_', ' ')} {seconds:.1f} s" for part, seconds in parts.items())
+        self.events.say("started", f"first step after {sum(parts.values()):.1f} s: {told}", parts=parts)
