@@ -26,6 +26,7 @@ from pretrain_trainer.catalogue import (
     CHECKPOINT_TIMESTAMP,
     CHECKPOINTS_VERIFIED,
     LOSS,
+    LOSS_SPIKES,
     NONFINITE_STEPS,
     SECONDS,
     STEP,
@@ -82,6 +83,12 @@ CASES = (
         "PretrainLossSpike",
         of(LOSS, "3x80 5x10"),
         [of(LOSS, "10-0.1x80 2x10"), of(LOSS, "3x80 3.5x10"), of(LOSS, "3x87 9 3x3")],
+        JOB,
+    ),
+    Case(
+        "PretrainLossSpike",
+        of(LOSS_SPIKES, "0x86 1x3"),
+        [of(LOSS_SPIKES, "0x90"), of(LOSS_SPIKES, "0x20 1x70")],
         JOB,
     ),
     Case(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from pretrain_trainer.objective import IGNORED, Samples, Tensors
 from pretrain_trainer.plan import RunPlan
 from pretrain_trainer.ranks import Group
+from pretrain_trainer.watch.rollback import past
 
 Example = tuple[Tensors, Tensors]
 """Inputs by argument and targets by head of one micro-batch, int64; inputs are (micro-batch, length)."""
@@ -19,7 +20,16 @@ Example = tuple[Tensors, Tensors]
 class Batches:
     """This process's micro-batches, by step. Steps are counted from 1, sample indices from 0."""
 
-    def __init__(self, plan: RunPlan, samples: Samples, group: Group, record: Path | None = None) -> None:
+    def __init__(
+        self,
+        plan: RunPlan,
+        samples: Samples,
+        group: Group,
+        record: Path | None = None,
+        skipped: Collection[tuple[int, int]] = (),
+    ) -> None:
+        """skipped: windows of samples that are left out; each is of whole steps."""
+        self.skipped = skipped
         self.plan, self.samples, self.group, self.record = plan, samples, group, record
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self.ahead: tuple[int, Future[list[Example]]] | None = None
@@ -53,7 +63,7 @@ class Batches:
         """The global sample indices of this process's micro-batches."""
         batch = self.plan.batch
         for accumulated in range(batch.accumulation):
-            first = batch.first_sample(step - 1, self.group.place.rank, accumulated)
+            first = past(self.skipped, batch.first_sample(step - 1, self.group.place.rank, accumulated))
             yield range(first, first + batch.micro)
 
     def _example(self, indices: range) -> Example:
@@ -68,7 +78,7 @@ class Batches:
         return {name: tensor.to(self.group.device, non_blocking=True) for name, tensor in tensors.items()}
 
     def _targets(self, step: int, examples: list[Example]) -> dict[str, int]:
-        first = (step - 1) * self.plan.batch.samples
+        first = past(self.skipped, (step - 1) * self.plan.batch.samples)
         known = self.samples.targets(range(first, first + self.plan.batch.samples))
         if known is not None:
             return known

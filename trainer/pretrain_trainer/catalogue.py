@@ -44,6 +44,11 @@ NONFINITE_STEPS = Metric(
     "counter",
     "Steps whose loss or gradient was not a finite number: their update was left out; after three in a row the attempt ends.",
 )
+LOSS_SPIKES = Metric(
+    "pretrain_training_loss_spikes_total",
+    "counter",
+    "Times that the loss of a step, or of some in a row, stood far above those before.",
+)
 CHECKPOINT_SECONDS = Metric(
     "pretrain_training_checkpoint_seconds",
     "histogram",
@@ -98,6 +103,6 @@ LAST_STEP_TIMESTAMP = Metric(
 
 METRICS = (
     STEP, STEPS, LOSS, VALIDATION_LOSS, LEARNING_RATE, GRADIENT_NORM, TOKENS_PER_SECOND, MFU, TOKENS, TRAINED_TOKENS,
-    STEP_SECONDS, DATA_WAIT_SECONDS, SKIPPED_STEPS, NONFINITE_STEPS, CHECKPOINT_SECONDS, CHECKPOINT_COMMIT_SECONDS,
+    STEP_SECONDS, DATA_WAIT_SECONDS, SKIPPED_STEPS, NONFINITE_STEPS, LOSS_SPIKES, CHECKPOINT_SECONDS, CHECKPOINT_COMMIT_SECONDS,
     CHECKPOINT_WAIT_SECONDS, CHECKPOINT_BYTES, CHECKPOINT_STEP, CHECKPOINT_TIMESTAMP, CHECKPOINT_INTERVAL, CHECKPOINT_FAILURES, CHECKPOINTS_VERIFIED, SECONDS, LAST_STEP_TIMESTAMP,
 )  # fmt: skip

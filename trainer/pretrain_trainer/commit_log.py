@@ -55,6 +55,8 @@ class Entry(BaseModel):
     """What is added to that count, so that numbers rise in this log whoever counts."""
     time: str
     """For people; nothing is decided by it."""
+    skipped: tuple[tuple[int, int], ...] = ()
+    """Windows of samples that every attempt from here on leaves out: the first and the last of each."""
     restored: int | None = None
     """The last slot up to this one that holds a restore."""
     step: int | None = None
@@ -81,6 +83,8 @@ class Attempt:
     number: int
     start: int
     writer: str
+    skipped: tuple[tuple[int, int], ...] = ()
+    """Windows of samples that it leaves out on purpose."""
 
 
 def begin(storage: Storage, number: int | None, run: str = "") -> Attempt:
@@ -97,7 +101,7 @@ def begin(storage: Storage, number: int | None, run: str = "") -> Attempt:
 
     begun = _append(storage, entry).entry
     assert begun is not None, "it was just written"
-    return Attempt(begun.attempt, begun.start, writer)
+    return Attempt(begun.attempt, begun.start, writer, begun.skipped)
 
 
 def commit(storage: Storage, attempt: Attempt, step: int, folder: str, manifest_sha256: str) -> int:
@@ -113,8 +117,11 @@ def commit(storage: Storage, attempt: Attempt, step: int, folder: str, manifest_
     return _append(storage, entry).slot
 
 
-def restore(storage: Storage, step: int, folder: str, manifest_sha256: str) -> None:
-    """Has everything that is newer than a checkpoint count no more. The attempt that runs, if one does, ends."""
+def restore(storage: Storage, step: int, folder: str, manifest_sha256: str, skip: tuple[tuple[int, int], ...] = ()) -> None:
+    """Has everything that is newer than a checkpoint count no more. The attempt that runs, if one does, ends.
+
+    skip: further windows of samples that the attempts to come leave out.
+    """
     writer = uuid.uuid4().hex
 
     def entry(end: End) -> Entry | None:
@@ -123,6 +130,7 @@ def restore(storage: Storage, step: int, folder: str, manifest_sha256: str) -> N
         if last.writer == writer:
             return None
         told = {"step": step, "folder": folder, "manifest_sha256": manifest_sha256, "time": _now()}
+        told |= {"skipped": last.skipped + skip}
         return last.model_copy(update={"kind": "restore", "writer": writer, "restored": end.slot + 1, **told})
 
     _append(storage, entry)
@@ -203,6 +211,7 @@ def _beginning(last: Entry | None, number: int | None, run: str, writer: str) ->
         run=run,
         base=base,
         time=_now(),
+        skipped=last.skipped if last else (),
         restored=last.restored if last else None,
     )
 
@@ -239,6 +248,7 @@ def _readable(storage: Storage, slot: int) -> Entry:
         run=before.run if before else "",
         base=before.base if before else 0,
         time="",
+        skipped=before.skipped if before else (),
         restored=before.restored if before else None,
     )
 

@@ -23,12 +23,14 @@ from pretrain_trainer.listeners.listener import (
     CheckpointFailure,
     CheckpointMeasures,
     Listener,
+    LossSpike,
     NonfiniteStep,
     StepMeasures,
     ValidationMeasures,
 )
 from pretrain_trainer.saver import Failed, Saved
 from pretrain_trainer.snapshot import Resume
+from pretrain_trainer.watch.spikes import Spikes
 
 MOST_NONFINITE = 3
 """So many steps in a row that are no numbers are no accident, and end the run."""
@@ -122,6 +124,10 @@ class Meter:
         """Whether any process wants to stop."""
         self.nonfinite = 0
         """Steps in a row, up to the last that is known of, whose loss or gradient was not a number."""
+        self.spikes: Spikes | None = None
+        """Finds losses that stand out, if they are looked for."""
+        self.spike: tuple[int, int] | None = None
+        """First and last step of the spike that was seen last."""
         self._pending: _Pending | None = None
         self._clock = time.monotonic()
 
@@ -149,6 +155,7 @@ class Meter:
             return
         self.nonfinite = 0
         self.measures["loss"] = loss
+        self._look_for_spikes(taken, loss)
         measures = StepMeasures(
             step=taken.step,
             loss=loss,
@@ -208,6 +215,17 @@ class Meter:
         """Ends the listeners. What was told since the last time has not been brought to storage."""
         for listener in self.listeners:
             listener.close()
+
+    def _look_for_spikes(self, taken: Taken, loss: float) -> None:
+        if self.spikes is None:
+            return
+        level = self.spikes.level
+        if self.spikes.see(loss):
+            goes_on = self.spikes.steps > 1 and self.spike is not None
+            self.spike = (self.spike[0] if goes_on and self.spike else taken.step), taken.step
+            if not goes_on:
+                for listener in self.listeners:
+                    listener.spike(LossSpike(taken.step, loss, level, taken.learning_rate))
 
     def _left_out(self, taken: Taken, loss: float, norm: float) -> None:
         """Tells of a step whose update the engine left out, on all processes alike (engine.py)."""

@@ -36,6 +36,7 @@ from pretrain_trainer.plan import RunPlan
 from pretrain_trainer.rank import PeerLost
 from pretrain_trainer.ranks import STORAGE_TIMEOUT, Group
 from pretrain_trainer.snapshot import KEPT, Resume
+from pretrain_trainer.watch.rollback import past
 
 MOST_FAILURES = 3
 """So many checkpoints that fail in a row end the run, though each might have been followed by a better one."""
@@ -323,7 +324,8 @@ class Saver:
             attempt=self.attempt.number,
             start=self.attempt.start,
             tokens=flight.step * batch.tokens,
-            next_sample=flight.step * batch.samples,
+            next_sample=past(self.attempt.skipped, flight.step * batch.samples),
+            skipped=self.attempt.skipped,
             world_size=batch.world_size,
             zero_stage=training.deepspeed.zero_stage,
             seed=training.seed,

@@ -38,6 +38,8 @@ from pretrain_trainer.ranks import Group, connect, place
 from pretrain_trainer.saver import Saver
 from pretrain_trainer.schedule import learning_rate
 from pretrain_trainer.snapshot import Resume, find_resume, load
+from pretrain_trainer.watch.rollback import losses_before, roll_back
+from pretrain_trainer.watch.spikes import Spikes
 
 
 def train(
@@ -67,7 +69,11 @@ def train(
         furthest = _furthest(course.storage, plan, group, account)
         listeners = listeners_of(course.storage, plan, group, scratch, resume, account, events)
         meter = Meter(plan.batch.tokens, listeners, account, resume, furthest, plan.learning_rate_field)
-        batches = Batches(plan, course.samples, group, record_samples)
+        batches = Batches(plan, course.samples, group, record_samples, attempt.skipped)
+        if plan.job.spec.training.faults.loss_spike.action != "ignore":
+            meter.spikes = Spikes(
+                group.from_first(lambda: losses_before(course.storage, resume.manifest.step if resume else 0))
+            )
         try:
             final = _loop(course, group, resume, batches, scratch, attempt, meter)
         finally:
@@ -150,8 +156,16 @@ def _loop(
             due = due or last or step % training.checkpoints.every_steps == 0
             if due or meter.stop:
                 meter.settle()
-                if meter.nonfinite and not last:
-                    continue  # it waits for a step that is a number: what may never recover is no good checkpoint
+            spiked = meter.spike is not None and training.faults.loss_spike.action == "rollback"
+            if spiked and meter.spikes is not None and (last or meter.stop or meter.spikes.over):
+                saver.leave()
+                back = roll_back(course.storage, plan, group, attempt, meter.spike)
+                if back is not None:
+                    raise back
+                meter.spike, spiked = None, False
+            if due or meter.stop:
+                if (meter.nonfinite or spiked) and not last:
+                    continue  # it waits for a step that is well: what may never recover is no good checkpoint
                 due = False
                 meter.account.saves()
                 saver.save(step, meter.measures, meter.publish(), wait=last or meter.stop)

@@ -17,6 +17,7 @@ from pretrain_trainer.catalogue import (
     CHECKPOINT_TIMESTAMP,
     CHECKPOINTS_VERIFIED,
     LOSS,
+    LOSS_SPIKES,
     NONFINITE_STEPS,
     SECONDS,
     STEP,
@@ -146,10 +147,11 @@ def training(pace: Pace, thresholds: Thresholds) -> tuple[Alert, ...]:
         Alert(
             "PretrainLossSpike",
             "warning",
-            f"{recent} / {before} > {thresholds.loss_spike_ratio}",
+            f"{recent} / {before} > {thresholds.loss_spike_ratio} or {total_each(increase(LOSS_SPIKES, window))} > 0",
             pace.sure,
             f"Loss of {OF_JOB} has jumped",
-            "The median of the training loss in the last minutes is {{ $value | humanize }} times that of the hour before.",
+            "The median of the training loss in the last minutes is far above that of the hour before, or single steps stood far "
+            "above those before them.",
         ),
         Alert(
             "PretrainCheckpointStale",

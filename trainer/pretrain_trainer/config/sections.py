@@ -238,6 +238,22 @@ class Checkpoints(Section):
     keep_best: bool = Field(default=False, description="Keeps besides these the one with the lowest validation loss.")
 
 
+class LossSpike(Section):
+    """What is done when the loss of single steps stands far above those before them."""
+
+    action: Literal["alert", "rollback", "ignore"] = Field(
+        default="alert",
+        description="alert says and counts it; rollback also goes back to an earlier checkpoint and leaves out the samples since then, "
+        "at most three times; ignore does nothing.",
+    )
+    rollback_checkpoints: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="rollback: to which checkpoint before the spike, counted from the newest; to the oldest if fewer are kept.",
+    )
+
+
 class Faults(Section):
     """What is done about faults that training sees itself."""
 
@@ -247,6 +263,9 @@ class Faults(Section):
         le=86_400,
         description="Longest time of a step; then stacks are written, and the group ends and starts again. Omit for 3 times the 95th "
         "percentile of the steps before it, and 20 s; the first step has 15 minutes.",
+    )
+    loss_spike: LossSpike = Field(
+        default=LossSpike(), description="What is done when the loss of single steps stands far above those before them."
     )
 
 

@@ -42,6 +42,17 @@ class NonfiniteStep:
 
 
 @dataclass(frozen=True)
+class LossSpike:
+    """A step whose loss stands far above those before it, the first of its spike."""
+
+    step: int
+    loss: float
+    level: float
+    """What it was compared with."""
+    learning_rate: float
+
+
+@dataclass(frozen=True)
 class ValidationMeasures:
     """What was measured on what is held out, after `step` steps: the loss in nats per target, and more by name."""
 
@@ -84,6 +95,9 @@ class Listener:
 
     def nonfinite(self, measures: NonfiniteStep) -> None:
         """The loss or gradient of a step was not a number; its update was left out."""
+
+    def spike(self, measures: LossSpike) -> None:
+        """The loss stands out."""
 
     def validation(self, measures: ValidationMeasures) -> None:
         """The model was validated."""

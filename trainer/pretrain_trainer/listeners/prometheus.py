@@ -19,6 +19,7 @@ from pretrain_trainer.listeners.listener import (
     CheckpointFailure,
     CheckpointMeasures,
     Listener,
+    LossSpike,
     NonfiniteStep,
     StepMeasures,
     ValidationMeasures,
@@ -69,6 +70,7 @@ class Prometheus(Listener):
         self.data_wait_seconds = made[named.DATA_WAIT_SECONDS].labels(**self.labels)
         self.skipped_steps = made[named.SKIPPED_STEPS].labels(**self.labels)
         self.nonfinite_steps = made[named.NONFINITE_STEPS].labels(**self.labels)
+        self.loss_spikes = made[named.LOSS_SPIKES].labels(**self.labels)
         self.checkpoint_seconds = made[named.CHECKPOINT_SECONDS].labels(**self.labels)
         self.checkpoint_commit_seconds = made[named.CHECKPOINT_COMMIT_SECONDS].labels(**self.labels)
         self.checkpoint_wait_seconds = made[named.CHECKPOINT_WAIT_SECONDS].labels(**self.labels)
@@ -131,6 +133,9 @@ class Prometheus(Listener):
         self.nonfinite_steps.inc()
         self.last_step.set(measures.step)
         self.failed = measures.last
+
+    def spike(self, measures: LossSpike) -> None:
+        self.loss_spikes.inc()
 
     def validation(self, measures: ValidationMeasures) -> None:
         self.validation_loss.set(measures.loss)

@@ -11,6 +11,7 @@ from pretrain_trainer.listeners.listener import (
     CheckpointFailure,
     CheckpointMeasures,
     Listener,
+    LossSpike,
     NonfiniteStep,
     StepMeasures,
     ValidationMeasures,
@@ -58,6 +59,16 @@ class SpokenEvents(Listener):
             step=measures.step,
             learning_rate=measures.learning_rate,
             in_a_row=measures.in_a_row,
+        )
+
+    def spike(self, measures: LossSpike) -> None:
+        self.events.warning(
+            f"step {measures.step}: its loss is {measures.loss:.4f}, far above the {measures.level:.4f} of those before; look at its "
+            "documents (pretrain trace) and at training.faults.lossSpike",
+            step=measures.step,
+            loss=measures.loss,
+            level=measures.level,
+            learning_rate=measures.learning_rate,
         )
 
     def validation(self, measures: ValidationMeasures) -> None:
