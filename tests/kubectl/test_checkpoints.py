@@ -21,6 +21,7 @@ from pretrain_trainer.commit_log import Attempt, Superseded
 from tests.kubectl.test_commands import error, pretrain
 from tests.operator.jobs import job
 from tests.seaweedfs import SeaweedFS
+from tests.trainer.rank_files import put_rank_file
 
 LOSSES = {10: 4.0, 20: 1.3, 30: 2.0}
 
@@ -37,7 +38,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     for step, loss in LOSSES.items():
         commit(made, attempt, tmp_path, step, loss)
     path = tmp_path / "rank_0.pt"
-    checkpoint.put_rank_file(made, Folder(40, 1), path, 0)
+    put_rank_file(made, Folder(40, 1), path, 0)
     return made
 
 
@@ -46,7 +47,7 @@ def commit(storage: Storage, attempt: Attempt, tmp_path: Path, step: int, loss: 
     for rank in range(2):
         path = tmp_path / f"rank_{rank}.pt"
         path.write_bytes(b"%d" % rank * 3 * 2**19)
-        files.append(checkpoint.put_rank_file(storage, checkpoint.folder(step, attempt), path, rank))
+        files.append(put_rank_file(storage, checkpoint.folder(step, attempt), path, rank))
     before = checkpoint.reference(storage, checkpoint.read_checkpoint(storage, parent)) if parent else None
     manifest = CheckpointManifest(
         step=step,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pretrain_stage import uploads
 from pretrain_stage.config import Storage as StorageSection
 from pretrain_stage.errors import CorruptError
 from pretrain_stage.storage import Storage, open_folder, open_storage
@@ -17,6 +18,7 @@ from pretrain_trainer.commit_log import Attempt, Superseded
 from pretrain_trainer.config.sections import Checkpoints
 
 from tests.seaweedfs import SeaweedFS
+from tests.trainer.rank_files import put_rank_file
 
 FILES = ("rank_0.pt", "rank_1.pt", "manifest.json", "COMMITTED")
 
@@ -36,7 +38,7 @@ def uploaded(storage: Storage, attempt: Attempt, tmp_path: Path, step: int, rank
     for rank in range(ranks):
         path = tmp_path / f"rank_{rank}.pt"
         path.write_bytes(f"step {step} of {attempt.number} rank {rank} ".encode() * 50)
-        files.append(checkpoint.put_rank_file(storage, place, path, rank))
+        files.append(put_rank_file(storage, place, path, rank))
     return CheckpointManifest(
         step=step,
         attempt=attempt.number,
@@ -312,6 +314,36 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     checkpoint.retain(storage, attempt, Checkpoints(keepLast=1))
     assert checkpoint.folders(storage) == [Folder(4, 1)]
     assert storage.read("checkpoints/mine/notes.txt") == b"hello"
+
+
+def test_uploads_that_were_cut_off_go_with_their_attempt(storage: Storage) -> None:
+    """Of the older attempt; not of the one that runs, which may have several on their way, nor of anything else."""
+    begun = {1: checkpoint.begin(storage, 1), 2: checkpoint.begin(storage, 2)}
+    paths = [f"{checkpoint.folder(8, begun[number])}/rank_0.pt" for number in (1, 2)] + ["export/model.safetensors"]
+    for path in paths:
+        local = storage.local_path(path)
+        if local is None:
+            uploads._asked(storage, "POST", path, {"uploads": ""})
+        else:
+            local.parent.mkdir(parents=True)
+            local.with_name(f"{local.name}#1").write_bytes(b"half of")
+    checkpoint.begin(storage, 2)
+    left = [upload.path for folder in ("checkpoints", "export") for upload in uploads.unfinished(storage, folder)]
+    assert left == ["export/model.safetensors"], "a second start of attempt 2 ends the first"
+    assert checkpoint.folders(storage) == []
+
+
+def test_uploads_of_the_attempt_that_runs_stay(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = checkpoint.begin(storage, 1)
+    aborted: list[str] = []
+    places = [Folder(8, 1), Folder(8, 1, 2), Folder(8, 2)]
+    found = [uploads.Upload(f"{place}/rank_0.pt", "1") for place in places] + [uploads.Upload("checkpoints/mine/x", "1")]
+    monkeypatch.setattr(uploads, "unfinished", lambda *_: found)
+    monkeypatch.setattr(uploads, "abort", lambda _, upload: aborted.append(upload.path))
+    checkpoint._abort_older(storage, attempt)
+    assert aborted == []
+    checkpoint.begin(storage, 2)
+    assert aborted == [upload.path for upload in found[:2]]
 
 
 KEPT: dict[str, tuple[dict[str, Any], list[int]]] = {

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Collection, Iterable
@@ -25,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pretrain_stage.errors import CorruptError
+from pretrain_stage import uploads
+from pretrain_stage.errors import CorruptError, StorageError
 from pretrain_stage.manifest import File
-from pretrain_stage.storage import Storage, file_sha256, verify
+from pretrain_stage.storage import Storage, verify
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pretrain_trainer import commit_log
@@ -36,6 +38,8 @@ from pretrain_trainer.config.sections import Checkpoints
 
 ROOT = "checkpoints"
 MANIFEST, MARKER = "manifest.json", "COMMITTED"
+
+LOG = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"step-(\d{8,12})-attempt-([1-9]\d{0,9})(?:-start-([1-9]\d{0,9}))?")
 
@@ -154,18 +158,13 @@ def begin(storage: Storage, number: int | None, run: str = "") -> Attempt:
     """Begins an attempt: from here on none before it can commit. To be called before anything of the checkpoints is read.
 
     number: of the attempt among those of `run`; None for the next. Completes the checkpoint that was committed last, if its
-    writer came no further than the log. Raises Superseded if a newer attempt has begun.
+    writer came no further than the log, and removes what uploads of attempts before were cut off in. Raises Superseded if a
+    newer attempt has begun.
     """
     attempt = commit_log.begin(storage, number, run)
     _complete_last(storage)
+    _abort_older(storage, attempt)
     return attempt
-
-
-def put_rank_file(storage: Storage, place: Folder, source: Path, rank: int) -> RankFile:
-    """Uploads one finished file of a checkpoint that is being made."""
-    file = RankFile(name=source.name, size=source.stat().st_size, sha256=file_sha256(source), rank=rank)
-    storage.upload(source, f"{place}/{file.name}")
-    return file
 
 
 def commit(storage: Storage, attempt: Attempt, manifest: CheckpointManifest) -> None:
@@ -313,6 +312,17 @@ def _complete_last(storage: Storage) -> None:
     sha256 = end.entry.manifest_sha256 or ""
     if manifest is not None and hashlib.sha256(manifest).hexdigest() == sha256:
         _mark(storage, str(place), sha256, end.slot)
+
+
+def _abort_older(storage: Storage, attempt: Attempt) -> None:
+    """Aborts the uploads of attempts that may commit no more. By their number: no clock says that one is old."""
+    try:
+        for upload in uploads.unfinished(storage, ROOT):
+            place = parse_folder(upload.path.rpartition("/")[0])
+            if place is not None and place.writer < (attempt.number, attempt.start):
+                uploads.abort(storage, upload)
+    except StorageError as error:
+        LOG.warning("%s; a lifecycle rule of the bucket can remove them too", error)
 
 
 def _mark(storage: Storage, place: str, sha256: str, slot: int) -> None:
