@@ -155,6 +155,7 @@ def test_who_was_cut_off_commits_and_removes_nothing(storage: Storage, tmp_path:
         lambda: checkpoint.remove(storage, old, Folder(2, 1)),
         lambda: checkpoint.remove(storage, old, Folder(4, 2)),
         lambda: checkpoint.retain(storage, old, Checkpoints(keepLast=1)),
+        lambda: commit_log.restore(storage, 2, str(Folder(2, 1)), "0" * 64, attempt=old),
     )
     for action in actions:
         with pytest.raises(Superseded, match="attempt 1: attempt 2 has begun; this one ends"):

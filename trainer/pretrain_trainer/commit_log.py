@@ -117,10 +117,18 @@ def commit(storage: Storage, attempt: Attempt, step: int, folder: str, manifest_
     return _append(storage, entry).slot
 
 
-def restore(storage: Storage, step: int, folder: str, manifest_sha256: str, skip: tuple[tuple[int, int], ...] = ()) -> None:
+def restore(
+    storage: Storage,
+    step: int,
+    folder: str,
+    manifest_sha256: str,
+    skip: tuple[tuple[int, int], ...] = (),
+    attempt: Attempt | None = None,
+) -> None:
     """Has everything that is newer than a checkpoint count no more. The attempt that runs, if one does, ends.
 
-    skip: further windows of samples that the attempts to come leave out.
+    skip: further windows of samples that the attempts to come leave out. attempt: who wants it, which raises Superseded if a newer
+    one has begun; None is the user, who may always.
     """
     writer = uuid.uuid4().hex
 
@@ -129,6 +137,8 @@ def restore(storage: Storage, step: int, folder: str, manifest_sha256: str, skip
         assert last is not None, "a checkpoint was committed"
         if last.writer == writer:
             return None
+        if attempt is not None:
+            _own(end, attempt, storage)
         told = {"step": step, "folder": folder, "manifest_sha256": manifest_sha256, "time": _now()}
         told |= {"skipped": last.skipped + skip}
         return last.model_copy(update={"kind": "restore", "writer": writer, "restored": end.slot + 1, **told})

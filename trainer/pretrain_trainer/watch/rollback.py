@@ -85,9 +85,8 @@ def roll_back(
         place = places[min(faults.loss_spike.rollback_checkpoints, len(places)) - 1]
         window = past(attempt.skipped, place.step * samples), past(attempt.skipped, last_step * samples - 1)
         manifest = checkpoint.read_checkpoint(storage, place)
-        commit_log.check(storage, attempt)
         sha256 = checkpoint.reference(storage, manifest).manifest_sha256
-        commit_log.restore(storage, place.step, str(place), sha256, (window,))
+        commit_log.restore(storage, place.step, str(place), sha256, (window,), attempt)
         return RolledBack(
             f"the loss spiked from step {first_step} to {last_step}: training goes back to {place} and leaves out samples {window[0]} to "
             f"{window[1]}; start again to go on"
