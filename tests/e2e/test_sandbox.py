@@ -243,12 +243,14 @@ def _with_payload(name: str, path: str, payload: str) -> Object:
         manifest["spec"]["tokenizer"] = {"uri": "s3://t/tokenizer.json"}
     if path.startswith("scheduling.tolerations"):
         manifest["spec"]["scheduling"] = {"tolerations": [{"key": "a"}]}
+    if path.startswith("corpus.augment.synonyms"):
+        manifest["spec"]["corpus"]["augment"] = {"synonyms": [["quick", "fast"]]}
     *parents, last = path.split(".")
     place: Any = manifest["spec"]
     for step, following in zip(parents, path.split(".")[1:], strict=True):
         place = place[int(step)] if isinstance(place, list) else place.setdefault(step, [{}] if following == "0" else {})
     if isinstance(place, list):
-        place[:] = [payload]
+        place[:1] = [payload]
     else:
         place[last] = payload
     return manifest
