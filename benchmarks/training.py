@@ -82,8 +82,8 @@ def text_storage(folder: Path) -> Storage:
     return leave_tokens(folder, ids[held_out:], ids[:held_out], BYTES)
 
 
-def job_of(storage: Storage, steps: int, warm_up: int, **more: Any) -> Job[TrainerSpec]:
-    """A job with a model of three million parameters, in fp32 under ZeRO 1. more: further fields of `training`."""
+def job_of(storage: Storage, steps: int, warm_up: int, model: dict[str, Any] | None = None, **more: Any) -> Job[TrainerSpec]:
+    """A job in fp32 under ZeRO 1. model: its section; None for one of three million parameters. more: further fields of `training`."""
     training = {
         "tokens": steps * SEQUENCE * SAMPLES,
         "sequenceLength": SEQUENCE,
@@ -93,7 +93,7 @@ def job_of(storage: Storage, steps: int, warm_up: int, **more: Any) -> Job[Train
         "deepspeed": {"zeroStage": 1},
         **more,
     }
-    spec = {"storage": {"uri": storage.uri}, "model": {"preset": "tiny"}, "training": training}
+    spec = {"storage": {"uri": storage.uri}, "model": model or {"preset": "tiny"}, "training": training}
     job = {"metadata": {"name": "benchmark"}, "spec": {**spec, "evaluation": {}, "export": {}}}
     parsed: Job[TrainerSpec] = parse(Job[TrainerSpec], job, "benchmark")
     return parsed

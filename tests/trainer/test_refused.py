@@ -202,7 +202,8 @@ def test_a_full_local_disk_is_told_from_a_full_storage(site: Site, tmp_path: Pat
     run = on_small_disk(SMALL_SCRATCH, site.write(), tmp_path / "disk")
     assert run.ended() == 75
     assert re.match(
-        r"rank 0: cannot write the checkpoint of step 16 to local disk /\S+ \(.+\); free some space there or set TMPDIR",
+        r"rank 0: cannot write the checkpoint of step 48 to local disk /\S+ \(.+\); free some space there or set TMPDIR",
         run.errors[-1],
     )
+    assert [said["tries_left"] for said in run.of("warning") if "tries_left" in said] == [2, 1], "steps 16 and 32"
     assert checkpoint.committed_steps(site.storage) == []

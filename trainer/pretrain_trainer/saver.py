@@ -42,6 +42,8 @@ MOST_FAILURES = 3
 """So many checkpoints that fail in a row end the run, though each might have been followed by a better one."""
 LEAVE_SECONDS = 300.0
 """How long a run that ends for another reason waits for the checkpoint that is on its way."""
+PAUSE_SECONDS = 2.0
+"""Before a checkpoint that is waited for is tried again."""
 WAIT_SECONDS = 0.1
 """A wait for the checkpoint before that is shorter is not worth a word."""
 
@@ -186,6 +188,7 @@ class Saver:
             self._end_flight()
             if not self.failures:
                 return
+            time.sleep(PAUSE_SECONDS)
 
     def hear(self) -> None:
         """Tells of the checkpoint that was on its way, if it has ended. Raises as `save` does."""

@@ -192,7 +192,22 @@ def _terms(setup: Setup) -> Iterator[Term]:
     if setup.gpus:
         yield Term("runtime", "always", GPU_RUNTIME_BYTES, "CUDA context, cuBLAS, NCCL: an allowance, not measured")
     else:
+        yield _checkpoint_copy(setup)
         yield Term("runtime", "always", CPU_RUNTIME_BYTES, "Python, torch, DeepSpeed: an allowance")
+
+
+def _checkpoint_copy(setup: Setup) -> Term:
+    """The copy that a checkpoint is written from, which stays there for the next. A GPU's is in main memory, where nobody counts."""
+    states = model_states(setup.parameters, setup.zero_stage, setup.precision, setup.world_size)
+    # Under ZeRO 3 the weights are those of the optimizer, which keeps them in fp32.
+    saved = [
+        term
+        for term in states
+        if term.phase == "always" and term.name != "gradients" and (term.name != "parameters" or setup.zero_stage < 3)
+    ]
+    return Term(
+        "copy for a checkpoint", "always", sum(term.bytes for term in saved), " + ".join(term.name for term in saved)
+    )
 
 
 def _activations(setup: Setup) -> Iterator[Term]:
