@@ -132,7 +132,10 @@ class Storage:
         """
         if self.create(path, data):
             return data
-        return self.read(path) or b""
+        found = self.read(path)
+        if found is None:  # S3 refuses one of two writers while the other is not done
+            raise Unanswered(f"storage: {self.uri}/{path} is being written by somebody else; start again")
+        return found
 
     @_persistent
     def upload(self, source: Path, path: str) -> None:
@@ -261,7 +264,10 @@ def verify(storage: Storage, path: str, size: int, sha256: str, target: Path | N
         raise CorruptError(f"{storage.uri}/{path}: missing, though its manifest lists it; delete the manifest to redo it")
     if found != size:
         raise CorruptError(f"{storage.uri}/{path}: {found} bytes, its manifest says {size}; delete it to redo it")
-    digest = storage.sha256(path) if target is None else storage.download(path, target)
+    try:
+        digest = storage.sha256(path) if target is None else storage.download(path, target)
+    except FileNotFoundError:
+        raise CorruptError(f"{storage.uri}/{path}: was deleted while it was read; another attempt, or somebody, did that") from None
     if digest != sha256:
         if target is not None:
             target.unlink()

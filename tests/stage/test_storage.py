@@ -214,3 +214,28 @@ def test_an_outage_is_not_waited_for_without_end(seaweedfs: SeaweedFS, s3_uri: s
             storage.write("new", b"")
     assert raised.value.exit_code == EXIT_TEMPORARY
     assert storage_errors()["write"] == before + 1
+
+
+def test_what_is_settled_is_what_was_created_first(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert storage.settle("slot", b"mine") == b"mine"
+    assert storage.settle("slot", b"theirs") == b"mine"
+    assert storage.settle("slot", b"mine") == b"mine", "the answer to the first may have been lost"
+
+    monkeypatch.setattr("pretrain_stage.storage.RETRY_SECONDS", 2.0)
+    answers = iter([None, b"theirs"])
+    monkeypatch.setattr(Storage, "read", lambda *_: next(answers))
+    assert storage.settle("slot", b"mine") == b"theirs", "refused while the other was not done"
+
+
+def test_what_is_deleted_while_it_is_read(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write("file", b"12345")
+    size = Storage.size
+
+    def deleted(self: Storage, path: str) -> int | None:
+        found = size(self, path)
+        self.delete([path])
+        return found
+
+    monkeypatch.setattr(Storage, "size", deleted)
+    with pytest.raises(CorruptError, match="file: was deleted while it was read"):
+        verify(storage, "file", 5, "0" * 64)
