@@ -267,7 +267,9 @@ def verify(storage: Storage, path: str, size: int, sha256: str, target: Path | N
     try:
         digest = storage.sha256(path) if target is None else storage.download(path, target)
     except FileNotFoundError:
-        raise CorruptError(f"{storage.uri}/{path}: was deleted while it was read; another attempt, or somebody, did that") from None
+        raise CorruptError(
+            f"{storage.uri}/{path}: was deleted while it was read; another attempt, or somebody, did that"
+        ) from None
     if digest != sha256:
         if target is not None:
             target.unlink()
