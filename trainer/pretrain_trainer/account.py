@@ -72,6 +72,11 @@ class Account:
         self._reached_at = now
 
     @property
+    def steps(self) -> int:
+        """Steps that this process has done."""
+        return self._steps
+
+    @property
     def phase(self) -> Phase:
         """What is going on, and for how long."""
         name, step, since, limit = self._phase

@@ -39,6 +39,7 @@ from pretrain_trainer.finetune.section import training_of
 from pretrain_trainer.plan import RunPlan, make_plan
 from pretrain_trainer.rank import scratch_name
 from pretrain_trainer.tokens import token_cache
+from pretrain_trainer.watch.memory import used
 from pretrain_trainer.watch.warden import guarded
 
 if TYPE_CHECKING:
@@ -175,7 +176,9 @@ def _run_ranks(node: Node, training: Training, job_file: Path, record_samples: P
         except SignalException:
             raise Stopped from None
         except ChildFailedError as error:
-            raise (RankFailed(verdict.reason, EXIT_TEMPORARY) if verdict.reason else explain(error.failures)) from None
+            raise (
+                RankFailed(verdict.reason, EXIT_TEMPORARY) if verdict.reason else explain(error.failures, training)
+            ) from None
 
 
 def check_compiler(training: Training, env: Mapping[str, str]) -> None:
@@ -240,7 +243,7 @@ def _has_children() -> bool:
     return True
 
 
-def explain(failures: Mapping[int, ProcessFailure]) -> BaseException:
+def explain(failures: Mapping[int, ProcessFailure], training: Training | None = None) -> BaseException:
     """What to say of a node whose ranks failed: the first that did so for a reason of its own, by rank and sentence.
 
     If all left because they were asked to, that is Stopped.
@@ -250,18 +253,19 @@ def explain(failures: Mapping[int, ProcessFailure]) -> BaseException:
         return Stopped()
     own = {rank: failure for rank, failure in failures.items() if failure.exitcode < 0 or not _is_echo(failure)}
     rank, first = min((own or failures).items(), key=lambda item: (item[1].timestamp, item[0]))
-    return RankFailed(f"rank {rank}: {_sentence(first)}", _exit_code(first.exitcode), _traceback(first))
+    return RankFailed(f"rank {rank}: {_sentence(first, training)}", _exit_code(first.exitcode), _traceback(first))
 
 
 def _is_echo(failure: ProcessFailure) -> bool:
     return _sentence(failure).startswith(PEER_LEFT)
 
 
-def _sentence(failure: ProcessFailure) -> str:
+def _sentence(failure: ProcessFailure, training: Training | None = None) -> str:
     if failure.exitcode < 0:
         return (
             f"killed by {failure.signal_name()}; if nobody did that by hand, the node was out of memory: raise "
             "training.resources.memory or lower training.microBatchSize"
+            + (f", which is {used(training, training.world_size)}" if training else "")
         )
     message = failure.message
     return str(message["message"]) if isinstance(message, dict) else str(message)

@@ -23,6 +23,7 @@ from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.environment import prepare_environment
 from pretrain_trainer.finetune.section import training_of
 from pretrain_trainer.uncompiled import leave_compiler_out
+from pretrain_trainer.watch.memory import out_of_memory, ran_out
 from pretrain_trainer.watch.stacks import stacks, stacks_on_signal
 from pretrain_trainer.watch.watch import LEAVES_SECONDS, watched
 
@@ -63,6 +64,10 @@ def run_rank(job: Job[TrainerSpec], events: Events, record_samples: Path | None,
             echo = PeerLost(f"{PEER_LEFT}: {_first_line(error)}")
             _leave_for_torchrun(str(echo))
             raise echo from None
+        if ran_out(error):
+            full = out_of_memory(error, training, int(os.environ.get("WORLD_SIZE", 1)), account.phase.step, account.steps)
+            _leave_for_torchrun(str(full))
+            raise full from None
         if isinstance(error, UserError):
             _leave_for_torchrun(str(error))
         else:
