@@ -32,9 +32,9 @@ from tests.seaweedfs import SeaweedFS, running
 from tests.trainer.jobs import SAMPLES, SEQUENCE, job, prepare, write_job
 
 RESULT = Path("build/faults.json")
-INTERVAL = 10
+INTERVAL = 16
 """Steps from one checkpoint to the next, but in a storm."""
-STORM_SECONDS = 240
+STORM_SECONDS = 170
 """How long training is to take in which the storm comes: its four parts, and some time between them."""
 STORM_CHECKPOINTS = 16
 
@@ -57,15 +57,16 @@ def main(arguments: list[str]) -> int:
 
 
 def killed(server: SeaweedFS, folder: Path, seed: int) -> dict[str, Any]:
-    count, steps = 30, 420
+    count, steps = 30, 512
     outcome, undisturbed = _both(server, folder, steps, INTERVAL, kills(seed, count, steps, INTERVAL), seed)
     resumed = [one for one in losses(outcome) if one is not None]
     return {
-        "violations": violations(outcome, undisturbed, INTERVAL),
+        "violations": violations(outcome, undisturbed, INTERVAL, behind=INTERVAL),
         "kills": len(outcome.faults),
         "resumed": len(resumed),
         "lost_steps_most": max(one.steps for one in resumed),
         "lost_steps_mean": sum(one.steps for one in resumed) / len(resumed),
+        "lost_more_than_the_interval": sum(1 for one in resumed if one.steps > INTERVAL),
         "interval": INTERVAL,
         "starts": len(outcome.starts),
         "seconds_to_first_step_median": sorted(one.seconds for one in resumed)[len(resumed) // 2],
@@ -76,10 +77,10 @@ def killed(server: SeaweedFS, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def damaged(server: SeaweedFS, folder: Path, seed: int) -> dict[str, Any]:
-    steps = 200
+    steps = 240
     outcome, undisturbed = _both(server, folder, steps, INTERVAL, damages(seed, steps, INTERVAL), seed)
     return {
-        "violations": violations(outcome, undisturbed, INTERVAL),
+        "violations": violations(outcome, undisturbed, INTERVAL, behind=INTERVAL),
         "damages": [described(one.fault) | {"checkpoint": one.damaged} for one in outcome.faults],
         "refused": [said for start in outcome.starts for said in start.refused],
         "lost_steps": [one.steps for one in losses(outcome) if one is not None],
@@ -92,12 +93,10 @@ def stormed(server: SeaweedFS, folder: Path, seed: int) -> dict[str, Any]:
         step = median_step(run(site, (), 1, 600))
     interval = max(5, int(STORM_SECONDS / step / STORM_CHECKPOINTS))
     steps = STORM_CHECKPOINTS * interval
-    quarter = steps // 4
-    schedule = storm(interval // 2, quarter, 2 * quarter, 3 * quarter)
-    outcome, undisturbed = _both(server, folder, steps, interval, schedule, seed)
+    outcome, undisturbed = _both(server, folder, steps, interval, storm(steps), seed)
     (ours, count), (theirs, _) = slowed(outcome, undisturbed), slowed(undisturbed, undisturbed)
     return {
-        "violations": violations(outcome, undisturbed, interval),
+        "violations": violations(outcome, undisturbed, interval, behind=interval),
         "starts": len(outcome.starts),
         "steps": steps,
         "interval": interval,
@@ -110,10 +109,10 @@ def stormed(server: SeaweedFS, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def behind(server: SeaweedFS, folder: Path, seed: int) -> dict[str, Any]:
-    steps = 120
+    steps = 160
     outcome, undisturbed = _both(server, folder, steps, INTERVAL, left_behind(seed, 3, steps, INTERVAL), seed)
     return {
-        "violations": violations(outcome, undisturbed, INTERVAL),
+        "violations": violations(outcome, undisturbed, INTERVAL, behind=INTERVAL),
         "groups_left_behind": len(outcome.faults),
         "what_they_said": [said for one in outcome.left_behind for said in one],
     }

@@ -43,7 +43,8 @@ def losses(outcome: Outcome) -> list[Loss | None]:
 def violations(outcome: Outcome, undisturbed: Outcome, interval: int, behind: int = 0) -> list[str]:
     """Sentences about what was not held; none if all was.
 
-    behind: steps that training may do while a checkpoint is on its way to storage, which a fault then costs too.
+    behind: steps that training may do while a checkpoint is on its way to storage, which a fault then costs too: one is at most on its
+    way, so as many as the interval.
     """
     found = [*outcome.broken, *outcome.late]
     if outcome.weights != undisturbed.weights:

@@ -118,13 +118,14 @@ def damages(seed: int, steps: int, interval: int) -> Schedule:
     return in_order(found)
 
 
-def storm(first: int, second: int, third: int, fourth: int) -> Schedule:
-    """Storage is slow (2 s a request), then wrong (a fifth of the requests), then away for a minute, then resets connections."""
+def storm(steps: int) -> Schedule:
+    """Over that many steps storage is slow (2 s a request), then wrong (a fifth of the requests), then away for a minute, then it
+    resets connections."""
     return (
-        Weather(Moment(first, "step", 0.0), 60.0, latency=2.0),
-        Weather(Moment(second, "step", 0.0), 60.0, errors=0.2),
-        Weather(Moment(third, "step", 0.0), 60.0, away=True),
-        Weather(Moment(fourth, "step", 0.0), 30.0, resets=0.2),
+        Weather(Moment(steps // 40, "step", 0.0), 30.0, latency=2.0),
+        Weather(Moment(steps // 4, "step", 0.0), 30.0, errors=0.2),
+        Weather(Moment(steps * 9 // 20, "step", 0.0), 60.0, away=True),
+        Weather(Moment(steps * 17 // 20, "step", 0.0), 20.0, resets=0.2),
     )
 
 
