@@ -6,14 +6,15 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import checkpoints, listeners, preprocess, training
+from benchmarks import checkpoints, listeners, lost_time, preprocess, training
 from benchmarks.figure import Figure, table
 
 RESULT = Path("build/figures.json")
 
 
 def main() -> int:
-    figures: list[Figure] = [*preprocess.figures(), *training.figures(), *listeners.figures(), *checkpoints.figures()]
+    parts = (preprocess, training, listeners, checkpoints, lost_time)
+    figures: list[Figure] = [figure for part in parts for figure in part.figures()]
     print(table(figures))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps({figure.id: figure.as_json() for figure in figures}, indent=2) + "\n")
