@@ -46,7 +46,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Trained:
-    """The small job, trained by one process without interruption. Only to be read or copied."""
+    """The small job, trained without interruption. Only to be read or copied."""
 
     site: Site
     facts: dict[str, Any]
@@ -66,9 +66,9 @@ class Trained:
             if place.step > steps:
                 shutil.rmtree(site.path(str(place)))
         shutil.copytree(self.site.folder / "samples", folder / "samples")
-        (sample_file,) = (folder / "samples").iterdir()
-        lines = sample_file.read_text().splitlines(keepends=True)
-        sample_file.write_text("".join(line for line in lines if json.loads(line)["step"] <= steps))
+        for sample_file in (folder / "samples").iterdir():
+            lines = sample_file.read_text().splitlines(keepends=True)
+            sample_file.write_text("".join(line for line in lines if json.loads(line)["step"] <= steps))
         return site
 
 

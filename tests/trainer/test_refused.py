@@ -36,7 +36,11 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "sequence": ({}, {"sequenceLength": 16}, "spec.training.sequenceLength: 16, but .* with 32"),
     "shape": ({"layers": 3}, {}, "spec.model.layers: 3, but .* with 2; set it back, give another storage.uri, or delete"),
     "precision": ({}, {"precision": "bf16"}, "spec.training.precision: bf16, but .* with fp32"),
-    "ZeRO stage": ({}, {"deepspeed": {"zeroStage": 1}}, "spec.training.deepspeed.zeroStage: 1, but .* with 2"),
+    "ZeRO stage": (
+        {},
+        {"deepspeed": {"zeroStage": 3}},
+        "spec.training.deepspeed.zeroStage: 3, but .* with 2, and DeepSpeed can convert between stages 1 and 2 alone; set it to 1 or 2",
+    ),
     "fewer tokens": (
         {},
         {"tokens": 20 * SAMPLES * SEQUENCE},
@@ -61,6 +65,7 @@ def test_a_checkpoint_of_another_training_is_refused(trained: Trained, tmp_path:
 
 def resume(site: Site, scratch: Path, stream: io.StringIO, **training: Any) -> snapshot.Resume | None:
     """What the only process of a run finds to go on from; it speaks to `stream`."""
+    scratch.mkdir(exist_ok=True)
     path = scratch / "job.json"
     path.write_text(json.dumps(site.job(**training)))
     plan = make_plan(read_job(path, TrainerSpec), site.storage, 1)

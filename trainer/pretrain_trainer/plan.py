@@ -7,10 +7,11 @@ Two identities follow from a job, and they are not the same:
   ZeRO stage, activation checkpointing, compilation) and how often it is saved or validated stay out: a finished model
   need not be trained again because it would now be trained on more machines.
 - The *checkpoint identity* says whether training may go on from a checkpoint. It holds what the saved numbers mean: the
-  shape that the weights have, the data and the batch that turn a step into sample indices, the seed of that order, and the
-  layout that DeepSpeed gave the optimizer's state. The number of tokens is not in it, so raising `training.tokens` goes
-  on where the last run ended; neither are learning rate, schedule and the optimizer's constants, which may be changed on
-  the way. Such a change is recorded in the checkpoint as a new segment, so the lineage tells which steps had which.
+  shape that the weights have, the data and the batch that turn a step into sample indices, and the seed of that order. How many
+  processes wrote it, and under which ZeRO stage, stays out: the layout of the optimizer's state can be converted. The number
+  of tokens is not in it, so raising `training.tokens` goes on where the last run ended; neither are learning rate, schedule
+  and the optimizer's constants, which may be changed on the way. Such a change is recorded in the checkpoint as a new
+  segment, so the lineage tells which steps had which.
 """
 
 from __future__ import annotations
@@ -251,7 +252,6 @@ class Plan:
             "training.seed": training.seed,
             "training.precision": training.precision,
             "training.optimizer.name": training.optimizer.name,
-            "training.deepspeed.zeroStage": training.deepspeed.zero_stage,
             "tokenizer": self.inputs.tokenizer_facts.sha256,
             "tokens": self.inputs.tokenize.digest,
             **({"training.initFrom": self.initial.digest} if self.initial else {}),

@@ -37,7 +37,7 @@ class Resume:
     manifest: CheckpointManifest
     folder: Path
     universal: bool
-    """Whether it was converted, since another number of processes wrote it."""
+    """Whether it was converted, since another number of processes or another ZeRO stage wrote it."""
     refused: tuple[Folder, ...]
     """Newer checkpoints that did not verify."""
     reference: Reference
@@ -54,7 +54,7 @@ def find_resume(storage: Storage, plan: RunPlan, group: Group, scratch: Path, ev
     for place in group.from_first(lambda: _candidates(storage, events)):
         found = _take(storage, place, plan, group, scratch)
         if isinstance(found, CheckpointManifest):
-            return _resume(storage, found, group, scratch, tuple(refused))
+            return _resume(storage, found, plan, group, scratch, tuple(refused))
         refused.append(place)
         if group.place.first:
             events.warning(f"checkpoint refused: {found}", step=place.step)
@@ -134,13 +134,19 @@ def _take(storage: Storage, place: Folder, plan: RunPlan, group: Group, scratch:
     return wrong[0] if wrong else found[0]
 
 
+def _other_layout(manifest: CheckpointManifest, plan: RunPlan, group: Group) -> bool:
+    """Whether another number of processes wrote it, or another ZeRO stage."""
+    wanted = (group.place.world_size, plan.job.spec.training.deepspeed.zero_stage)
+    return (manifest.world_size, manifest.zero_stage) != wanted
+
+
 def _files_of(manifest: CheckpointManifest, plan: RunPlan, group: Group) -> list[RankFile]:
     """The files that this process fetches: its own, and for its node those that all read. Between them all are verified.
 
-    A conversion to another number of processes reads every file, so there the processes of a node share out all of them.
+    A conversion reads every file, so there the processes of a node share out all of them.
     """
     where = group.place
-    if manifest.world_size != where.world_size:
+    if _other_layout(manifest, plan, group):
         return [file for number, file in enumerate(manifest.files) if number % where.local_world_size == where.local_rank]
     return [
         file
@@ -160,12 +166,24 @@ def _refuse_others(storage: Storage, manifest: CheckpointManifest, plan: RunPlan
                 f"{_short(theirs)}; {_remedy(field)}, give another storage.uri, or delete {checkpoint.ROOT}/ to train from the "
                 "beginning"
             )
+    stage, theirs = plan.job.spec.training.deepspeed.zero_stage, manifest.zero_stage
+    if _layout(stage) != _layout(theirs):
+        raise UserError(
+            f"spec.training.deepspeed.zeroStage: {stage}, but the checkpoint {storage.uri}/{manifest.folder} was trained with "
+            f"{theirs}, and DeepSpeed can convert between stages 1 and 2 alone; set it {'to 1 or 2' if theirs in (1, 2) else 'back'}, "
+            f"give another storage.uri, or delete {checkpoint.ROOT}/ to train from the beginning"
+        )
     if manifest.step > plan.batch.steps:
         raise UserError(
             f"spec.training.tokens: {plan.job.spec.training.tokens} are {plan.batch.steps} steps, but the checkpoint "
             f"{storage.uri}/{manifest.folder} is further; raise tokens to at least {manifest.tokens}, give another storage.uri, "
             f"or delete {checkpoint.ROOT}/ to train from the beginning"
         )
+
+
+def _layout(stage: int) -> str:
+    """How DeepSpeed keeps the optimizer's state under a ZeRO stage: whole, or divided with or without the weights."""
+    return {0: "whole", 3: "with weights"}.get(stage, "divided")
 
 
 def _spec(field: str) -> str:
@@ -185,11 +203,16 @@ def _short(value: JsonValue) -> str:
 
 
 def _resume(
-    storage: Storage, manifest: CheckpointManifest, group: Group, scratch: Path, refused: tuple[Folder, ...]
+    storage: Storage,
+    manifest: CheckpointManifest,
+    plan: RunPlan,
+    group: Group,
+    scratch: Path,
+    refused: tuple[Folder, ...],
 ) -> Resume:
     parent = group.from_first(lambda: checkpoint.reference(storage, manifest))
     fetched = scratch / "load" / manifest.folder
-    if manifest.world_size == group.place.world_size or manifest.zero_stage == 0:
+    if not _other_layout(manifest, plan, group) or manifest.zero_stage == 0:
         return Resume(manifest, fetched, False, refused, parent)
     converted = scratch / "load" / "universal" / fetched.name
     if group.place.local_rank == 0:
