@@ -19,7 +19,7 @@ from pretrain_stage.errors import UserError
 from torch.distributed import distributed_c10d
 
 STEP_TIMEOUT = timedelta(minutes=15)
-"""Longest wait in a collective of a step. A process that hangs is noticed after this long."""
+"""Longest wait in a collective of a step. A process that hangs is noticed by the others' watch (watch/), as a rule long before."""
 
 STORAGE_TIMEOUT = timedelta(hours=2)
 """Longest wait for other processes that read from or write to storage."""
@@ -56,6 +56,12 @@ class Group:
         values: list[Any] = [None] * self.place.world_size
         dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def gather_numbers(self, number: int) -> list[int]:
+        """The numbers of all processes, int64, in the order of their ranks."""
+        numbers = [torch.zeros((), dtype=torch.int64) for _ in range(self.place.world_size)]
+        dist.all_gather(numbers, torch.tensor(number, dtype=torch.int64), group=self.control)
+        return [int(one) for one in numbers]
 
     def sum(self, counts: Sequence[int]) -> list[int]:
         """The counts added up over all processes."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from pretrain_trainer.ranks import Group, connect, place
 from pretrain_trainer.saver import Saver
 from pretrain_trainer.schedule import learning_rate
 from pretrain_trainer.snapshot import Resume, find_resume, load
+from pretrain_trainer.watch.replicas import check_replicas
 from pretrain_trainer.watch.rollback import losses_before, roll_back
 from pretrain_trainer.watch.spikes import Spikes
 
@@ -167,6 +169,8 @@ def _loop(
                 if (meter.nonfinite or spiked) and not last:
                     continue  # it waits for a step that is well: what may never recover is no good checkpoint
                 due = False
+                if training.faults.replica_check_steps and plan.batch.world_size > 1:
+                    check_replicas(engine, group, step)
                 meter.account.saves()
                 saver.save(step, meter.measures, meter.publish(), wait=last or meter.stop)
                 meter.begins()
@@ -189,11 +193,19 @@ def take_step(step: int, plan: RunPlan, engine: Any, batches: Batches, meter: Me
     meter.account.waits(step)
     examples, targets, waited = batches.take(step)
     meter.account.computes(step)
-    loss = _optimize(engine, examples, targets, plan.batch.world_size)
+    every = training.faults.replica_check_steps if plan.batch.world_size > 1 else 0
+    check = partial(check_replicas, engine, batches.group, step) if every and step % every == 0 else None
+    loss = _optimize(engine, examples, targets, plan.batch.world_size, check)
     meter.step(Taken(step, loss, rate, grad_norm(engine), waited, engine.skipped_steps - skipped), request)
 
 
-def _optimize(engine: Any, examples: list[Example], targets: dict[str, int], world_size: int) -> Tensor:
+def _optimize(
+    engine: Any,
+    examples: list[Example],
+    targets: dict[str, int],
+    world_size: int,
+    before_update: Callable[[], None] | None = None,
+) -> Tensor:
     """One optimizer step over this process's micro-batches. Returns their share of the step's loss, fp64, on the device.
 
     targets: of the step over all processes, by head. The gradient is that of the step's mean loss: all targets of a head weigh
@@ -201,7 +213,7 @@ def _optimize(engine: Any, examples: list[Example], targets: dict[str, int], wor
     here.
     """
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
-    for inputs, wanted in examples:
+    for number, (inputs, wanted) in enumerate(examples, 1):
         logits = answers(engine(**inputs))
         # A head may have nothing to answer in a step: the sum is 0 then, whatever it is divided by.
         shares = [loss_sum(logits[head], asked) / max(1, targets[head]) for head, asked in wanted.items()]
@@ -210,6 +222,8 @@ def _optimize(engine: Any, examples: list[Example], targets: dict[str, int], wor
         # A loss that is no number makes the gradient none, which all processes learn before they update.
         scale = len(examples) * world_size * torch.where(loss.detach().isfinite(), 1.0, math.nan)
         engine.backward(loss * scale if penalty is None else loss * scale + penalty)
+        if before_update is not None and number == len(examples):
+            before_update()
         engine.step()
         total += loss.detach()
     return total

@@ -27,6 +27,7 @@ def main(job_files: list[Path]) -> None:
     from pretrain_trainer.objective import TOKENS
     from pretrain_trainer.optimizer import set_learning_rate
     from pretrain_trainer.plan import make_plan
+    from pretrain_trainer.watch.replicas import check_replicas
 
     group = ranks.connect(ranks.place(), gpus=False)
     loss_sum = train.loss_sum
@@ -63,6 +64,7 @@ def main(job_files: list[Path]) -> None:
         train.loss_sum = loss_sum
         after = state(engine)
         step(engine, 3)
+        check_replicas(engine, group, 3)  # no false alarm, in any stage
         for which in (1, 3):
             step(control, which)
         told = group.gather(

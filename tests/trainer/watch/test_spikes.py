@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pretrain_trainer.watch.spikes import LEAST, LONGEST, NEAR, Spikes
 
-STEPS = 10_000
+from tests.trainer.jobs import SAMPLES, SEQUENCE, folder_storage, job, write_job
+from tests.trainer.watch.faults import start_faulty
+
+STEPS, REAL_STEPS = 10_000, 6_000
 Noise = Callable[[np.random.Generator, int], np.ndarray]
 
 NOISES: dict[str, Noise] = {
@@ -92,3 +98,22 @@ def test_a_run_that_goes_on_with_the_losses_before_finds_the_same() -> None:
     again = Spikes(losses[300:])
     assert math.isclose(whole.level, again.level)
     assert whole.see(9.0) == again.see(9.0) is True
+
+
+@pytest.mark.slow
+def test_poisoned_batches_of_real_training_are_found(tmp_path: Path) -> None:
+    """A little model, 6,000 steps, of which 60 are asked for tokens drawn by lot."""
+    folder_storage(tmp_path)
+    batch: dict[str, Any] = {"tokens": REAL_STEPS * SAMPLES * SEQUENCE, "microBatchSize": SAMPLES}
+    batch |= {"checkpoints": {"everySteps": REAL_STEPS}, "validation": {"everySteps": REAL_STEPS, "maxSequences": 8}}
+    batch |= {"deepspeed": {"zeroStage": 0}, "schedule": {"kind": "cosine", "warmupSteps": 50}}
+    spec = job(str(tmp_path / "storage"), **batch)
+    spec["spec"]["model"] = {"hiddenSize": 48, "layers": 1, "heads": 2}
+    poisoned = sorted(random.Random(7).sample(range(150, REAL_STEPS), 60))
+    run = start_faulty(write_job(tmp_path, spec), poisoned=poisoned)
+    assert run.ended() == 0, run.errors
+    told = {said["step"] for said in run.of("warning") if "level" in said}
+    found, alarms = told & set(poisoned), told - set(poisoned)
+    print(f"found {len(found)} of {len(poisoned)}, {len(alarms)} false alarms in {REAL_STEPS - len(poisoned)} steps")
+    assert len(found) >= 0.95 * len(poisoned)
+    assert len(alarms) <= 1

@@ -264,6 +264,13 @@ class Faults(Section):
         description="Longest time of a step; then stacks are written, and the group ends and starts again. Omit for 3 times the 95th "
         "percentile of the steps before it, and 20 s; the first step has 15 minutes.",
     )
+    replica_check_steps: int = Field(
+        default=100,
+        ge=0,
+        le=10_000_000,
+        description="Steps between comparisons of the weights that all processes should hold alike, also compared before each checkpoint; "
+        "a difference ends the attempt. 0 switches it off.",
+    )
     loss_spike: LossSpike = Field(
         default=LossSpike(), description="What is done when the loss of single steps stands far above those before them."
     )
