@@ -160,13 +160,14 @@ def test_a_checkpoint_that_fails_does_not_end_training_but_three_do(site: Site, 
 
 @pytest.mark.slow
 def test_a_process_that_dies_while_the_others_wait_for_its_files_ends_all(
-    tmp_path: Path, trained: Trained, seaweedfs: SeaweedFS, stored: Storage
+    tmp_path: Path, seaweedfs: SeaweedFS, stored: Storage
 ) -> None:
     """Process 1 is killed in its upload. Process 0 has uploaded, and waits for it behind the steps."""
     with HoldingProxy(seaweedfs.endpoint) as proxy:
         proxy.hold = b"zero_pp_rank_1_mp_rank_00_optim_states.pt"
-        run = start("launch", write(tmp_path, stored, proxy.endpoint, processesPerNode=2))
-        assert proxy.held.wait(180), run.errors
+        every = {"checkpoints": {"everySteps": 2, "keepLast": 3}}
+        run = start("launch", write(tmp_path, stored, proxy.endpoint, processesPerNode=2, **every))
+        assert proxy.held.wait(400), run.errors
         while not any(
             entry.path.endswith("zero_pp_rank_0_mp_rank_00_optim_states.pt") for entry in stored.entries("checkpoints")
         ):
@@ -177,8 +178,6 @@ def test_a_process_that_dies_while_the_others_wait_for_its_files_ends_all(
         assert time.monotonic() - began < 40, "torchrun gives the others 30 s"
     assert "rank 1: killed by SIGKILL" in run.errors[-1]
     assert checkpoint.committed_steps(stored) == []
-    done = start("launch", write(tmp_path, stored, seaweedfs.endpoint, processesPerNode=2))
-    assert done.result["steps"] == trained.facts["steps"]
 
 
 def rank(run: Run, number: int) -> int:

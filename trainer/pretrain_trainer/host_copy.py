@@ -26,36 +26,23 @@ CHANGED_BY_A_STEP = ("module", "optimizer", "optimizer_state_dict")
 class HostMemory:
     """Buffers in main memory, one for each storage of an engine's state, used again by each checkpoint.
 
-    pinned: whether a GPU shall write to them by itself. They are registered with CUDA, not asked of torch's own allocator of pinned
-    memory, which rounds each up to a power of two.
+    pinned: whether a GPU shall write to them by itself. torch rounds those up to a power of two.
     """
 
     def __init__(self, pinned: bool) -> None:
         self.pinned = pinned
         self._buffers: list[UntypedStorage] = []
-        self._registered: set[int] = set()
-        """Addresses."""
 
     def buffer(self, number: int, size: int) -> UntypedStorage:
         """The buffer for storage number `number` of the state, of `size` bytes. Numbers are asked for in order."""
         if number == len(self._buffers):
-            self._buffers.append(UntypedStorage(size))  # type: ignore[no-untyped-call]
+            self._buffers.append(self._allocated(size))
         elif self._buffers[number].nbytes() != size:
-            address = self._buffers[number].data_ptr()
-            if address in self._registered:
-                self._registered.remove(address)
-                torch.cuda.cudart().cudaHostUnregister(address)  # type: ignore[no-untyped-call]
-            self._buffers[number] = UntypedStorage(size)  # type: ignore[no-untyped-call]
+            self._buffers[number] = self._allocated(size)
         return self._buffers[number]
 
-    def register(self) -> None:
-        """Registers those buffers with CUDA that are not yet."""
-        for buffer in self._buffers if self.pinned else ():
-            address, size = buffer.data_ptr(), buffer.nbytes()
-            if size and address not in self._registered:
-                failed = int(torch.cuda.cudart().cudaHostRegister(address, size, 0))  # type: ignore[no-untyped-call]
-                assert not failed, f"cudaHostRegister of {size} bytes: error {failed}"
-                self._registered.add(address)
+    def _allocated(self, size: int) -> UntypedStorage:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned).untyped_storage()
 
 
 class HostCopy(CheckpointEngine):  # type: ignore[misc]
@@ -70,13 +57,14 @@ class HostCopy(CheckpointEngine):  # type: ignore[misc]
         self.files: dict[str, Any] = {}
         self.copied = threading.Event()
         self._changing = {buffer.untyped_storage()._cdata for buffer in module.buffers()}
-        self._copies: dict[int, UntypedStorage] = {}
-        """The copy of a storage, by its address."""
-        self._later: dict[int, tuple[UntypedStorage, UntypedStorage]] = {}
-        """Storages that are still to be copied, and their copies."""
+        self._copies: dict[int, tuple[UntypedStorage, UntypedStorage]] = {}
+        """A storage and its copy, by the storage's address: which nobody else can have for as long as it is kept here."""
+        self._later: set[int] = set()
+        """Addresses of the storages that are still to be copied."""
         self._ready: Any = None
+        """Set on the device when the state is what it shall be."""
         if memory.pinned:
-            self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._ready, self._device = torch.cuda.Event(), torch.cuda.current_device()  # type: ignore[no-untyped-call]
 
     def save(self, state_dict: dict[str, Any], path: str) -> None:
         """Takes the contents of a file. All but large tensors is copied here."""
@@ -92,31 +80,34 @@ class HostCopy(CheckpointEngine):  # type: ignore[misc]
     def copy_rest(self) -> None:
         """Copies what may be copied later, and sets `copied`. Called once, by any thread."""
         try:
-            self.memory.register()
             if self._ready is None:
-                for source, target in self._later.values():
+                for source, target in map(self._copies.__getitem__, self._later):
                     _bytes(target).copy_(_bytes(source))
             else:
-                stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                with torch.cuda.stream(stream):
-                    self._ready.wait(stream)
-                    for source, target in self._later.values():
-                        _bytes(target).copy_(_bytes(source), non_blocking=True)
-                stream.synchronize()
+                self._copy_by_device()
         finally:
-            self._later.clear()
+            self._copies.clear()
             self.copied.set()
+
+    def _copy_by_device(self) -> None:
+        """Copies beside what training has the device do. A thread has a device of its own, so the process's is named."""
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            self._ready.wait(stream)
+            for source, target in map(self._copies.__getitem__, self._later):
+                _bytes(target).copy_(_bytes(source), non_blocking=True)
+        stream.synchronize()
 
     def _copy(self, tensor: Tensor, at_once: bool) -> Tensor:
         """The same view of a copy of the tensor's storage."""
         source = tensor.untyped_storage()
         key = source._cdata
         if key not in self._copies:
-            self._copies[key] = self.memory.buffer(len(self._copies), source.nbytes())
-            self._later[key] = source, self._copies[key]
-        target = self._copies[key]
+            self._copies[key] = source, self.memory.buffer(len(self._copies), source.nbytes())
+            self._later.add(key)
+        target = self._copies[key][1]
         if key in self._later and (at_once or key in self._changing):
-            del self._later[key]
+            self._later.remove(key)
             _bytes(target).copy_(_bytes(source))
         made = torch.empty(0, dtype=tensor.dtype)
         made.set_(target, tensor.storage_offset(), tensor.shape, tensor.stride())
