@@ -25,9 +25,10 @@ def main() -> int:
 
     job = read_job(parse(sys.argv[1:]).job, TrainerSpec)
     prepare_environment(job.spec.training, LAST + 1)
+    import pretrain_trainer.train
     import torch
-    from pretrain_trainer import train
 
+    train: Any = pretrain_trainer.train
     now = 0
     take_step, loss_sum = train.take_step, train.loss_sum
 
@@ -44,7 +45,7 @@ def main() -> int:
         if now in FAULTS.get("poisoned", ()):
             draw = torch.Generator().manual_seed(now)
             targets = torch.randint(0, logits.shape[-1], targets.shape, generator=draw)
-        found = loss_sum(logits, targets)
+        found: torch.Tensor = loss_sum(logits, targets)
         return found * torch.nan if RANK == LAST and now in FAULTS.get("nonfinite", ()) else found
 
     train.take_step, train.loss_sum = step, loss

@@ -20,8 +20,9 @@ FAULTS = ("nan loss", "infinite loss", "nan gradient")
 def main(job_files: list[Path]) -> None:
     jobs = [read_job(path, TrainerSpec) for path in job_files]
     prepare_environment(jobs[0].spec.training, 2)
+    import pretrain_trainer.train
     import torch
-    from pretrain_trainer import ranks, train
+    from pretrain_trainer import ranks
     from pretrain_trainer.engine import build_engine, grad_norm
     from pretrain_trainer.model import build_model
     from pretrain_trainer.objective import TOKENS
@@ -30,11 +31,12 @@ def main(job_files: list[Path]) -> None:
     from pretrain_trainer.watch.replicas import check_replicas
 
     group = ranks.connect(ranks.place(), gpus=False)
+    train: Any = pretrain_trainer.train
     loss_sum = train.loss_sum
 
     def spoiled(fault: str) -> Any:
         def spoil(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            loss = loss_sum(logits, targets)
+            loss: torch.Tensor = loss_sum(logits, targets)
             if fault == "nan gradient":
                 return loss + torch.sqrt(logits.sum() * 0)
             return loss + (torch.nan if fault == "nan loss" else torch.inf)

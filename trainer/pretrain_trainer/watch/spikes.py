@@ -19,7 +19,7 @@ WINDOW = 128
 """Steps whose deviations from their levels are known."""
 LEAST = 32
 """So many are needed before any step is judged."""
-DEVIATIONS, TAILS, FLOOR = 10.0, 6.0, 0.02
+DEVIATIONS, TAILS, FLOOR = 10.0, 8.0, 0.02
 """A spike is farther above the level than so many scaled median absolute deviations, so many times the second largest
 deviation, and this share of the level."""
 SCALE = 1.4826
