@@ -141,7 +141,6 @@ def _sides(
 ) -> tuple[Callable[[], None], dict[str, Callable[[], Callable[[], float]]], Callable[[], None]]:
     """What takes a step; what makes a checkpoint, by side: it returns what waits for its end and says its stall; what ends all."""
     import torch
-    import torch.distributed.checkpoint as dcp
     from pretrain_trainer import checkpoint
     from pretrain_trainer.account import Account
     from pretrain_trainer.batches import Batches
@@ -152,6 +151,7 @@ def _sides(
     from pretrain_trainer.ranks import connect, place
     from pretrain_trainer.saver import Saver
     from pretrain_trainer.train import take_step
+    from torch.distributed.checkpoint.state_dict_saver import async_save
 
     group = connect(place(), gpus=False)
     plan = make_plan(job, storage, 1)
@@ -190,7 +190,7 @@ def _sides(
     def by_dcp() -> Callable[[], float]:
         state = _state(engine)
         began = time.perf_counter()
-        saved = dcp.async_save(state, checkpoint_id=folder / "dcp", process_group=group.control)
+        saved = async_save(state, checkpoint_id=folder / "dcp", process_group=group.control)
         stall = time.perf_counter() - began
 
         def finish() -> float:

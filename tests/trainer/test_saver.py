@@ -19,7 +19,7 @@ from pretrain_stage.storage import Storage, open_folder, open_storage
 from pretrain_trainer import checkpoint
 
 from tests.faults.proxy import FaultyProxy
-from tests.faults.schedule import Weather
+from tests.faults.schedule import Moment, Weather
 from tests.seaweedfs import SeaweedFS
 from tests.trainer.conftest import Site, Trained
 from tests.trainer.jobs import SAMPLES, SEQUENCE, Run, descendants, job, start, write_job
@@ -114,7 +114,7 @@ def test_training_waits_for_slow_storage_and_sigterm_for_the_commit(
     with FaultyProxy(seaweedfs.endpoint) as proxy:
         run = start("launch", write(tmp_path, stored, proxy.endpoint, **every))
         run.until("step", step=1)
-        proxy.begin(Weather(at=0.0, seconds=600.0, latency=1.0))
+        proxy.begin(Weather(Moment(1, "step", 0.0), seconds=600.0, latency=1.0))
         waited = run.until("warning", step=8)["waited_seconds"]
         assert waited > 0.5
         assert checkpoint.committed_steps(stored) == [4], "one at a time"
