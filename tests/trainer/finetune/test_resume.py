@@ -56,7 +56,9 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
             for what in ("best_step", "steps"):
                 assert other[-1][what] == ours[-1][what], (name, what)
         taken = [samples_taken(made[name].folder / "samples") for made in (whole, alone, together)]
-        assert taken[0] == taken[1] == taken[2] == list(range(ours[-1]["steps"] * 8)), name
+        assert taken[0] == list(range(ours[-1]["steps"] * 8)), name
+        # The next step has begun when a checkpoint is told of, and is done again.
+        assert taken[0] == sorted(set(taken[1])) == sorted(set(taken[2])), name
         assert file_sha256(whole[name].path(MODEL)) == file_sha256(alone[name].path(MODEL)), name
         for what in ("final_loss", "validation_loss", "best"):
             assert resumed[-1][what] == ours[-1][what], (name, what)
