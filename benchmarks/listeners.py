@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretrain_stage.config import Job
 from pretrain_stage.events import Events
@@ -43,7 +43,7 @@ ROUNDS, BLOCK, WARM_UP = 12, 40, 5
 do of it to fall into it."""
 TOLD_BLOCKS, TOLD_STEPS, PAUSE_SECONDS = 11, 500, 3.0
 """Steps that are told of with nothing between them, and between blocks time for the listeners' own threads."""
-EVERY_LISTENER = {
+EVERY_LISTENER: dict[str, Any] = {
     "tensorboard": True,
     "tracking": {"wandb": {"project": "benchmark", "mode": "offline"}},
     "peakTeraflops": 1,
