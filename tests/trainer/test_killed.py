@@ -54,7 +54,7 @@ def test_killed_in_a_step_and_at_each_point_of_a_save(
             proxy.hold = f"PUT /{s3_uri.removeprefix('s3://')}/checkpoints/{hold}".encode()
             proxy.held.clear()
             run = start("launch", write(proxy.endpoint))
-            assert proxy.held.wait(120), run.errors
+            assert proxy.held.wait(400), run.errors
             run.kill()
             assert checkpoint.committed_steps(storage) == [16]
             folder = f"checkpoints/step-00000032-attempt-{attempt}"
