@@ -44,7 +44,7 @@ def test_a_rank_that_is_stopped_ends_the_group_within_its_limit(site: Site, trai
     assert error["message"] == of_node
     assert error["traceback"].startswith("thread MainThread:")
     assert "in take_step" in error["traceback"]
-    assert "Current thread" in run.stderr.read_text(), "of the one that was stopped too, as it was killed"
+    assert "(most recent call first)" in run.stderr.read_text(), "of the one that was stopped too, as it was killed"
     assert "in take_step" in run.stderr.read_text()
     assert run.of("account"), "where the time went is said all the same"
 
