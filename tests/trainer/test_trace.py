@@ -14,6 +14,7 @@ from pretrain_stage.config import read_job
 from pretrain_stage.errors import CorruptError, UserError
 from pretrain_stage.manifest import Manifest, put_output, read_manifest
 from pretrain_stage.storage import Storage, open_folder
+from pretrain_trainer import commit_log
 from pretrain_trainer.config.batch import Batch
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.objectives import objective_of
@@ -137,6 +138,17 @@ def test_a_damaged_list_is_named(site: Site, tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(CorruptError, match=r"00001\.ds\.documents\.parquet: not what its manifest says; delete it"):
         trace(job, site.storage, STEPS)
+
+
+def test_samples_that_were_left_out_are_no_steps(site: Site, tmp_path: Path) -> None:
+    """Steps 5 and 6 were rolled back: the next that are trained are those behind them, and what was before stays."""
+    list_documents(site.storage, tmp_path)
+    job = read_job(site.write(), TrainerSpec)
+    before = {step: trace(job, site.storage, step).samples for step in (4, 5, 7)}
+    attempt = commit_log.begin(site.storage, None)
+    commit_log.restore(site.storage, 4, "checkpoints/step-00000004", "0" * 64, ((4 * SAMPLES, 6 * SAMPLES - 1),), attempt)
+    assert trace(job, site.storage, 4).samples == before[4]
+    assert trace(job, site.storage, 5).samples == before[7] != before[5]
 
 
 def list_documents(storage: Storage, folder: Path) -> None:

@@ -1,8 +1,9 @@
 """From a step of training to the documents that it is trained on. Runs no training, and imports no torch.
 
 Which source a sample is from (mixture.py), in which order they come (order.py) and what the objective makes of them are pure
-functions of the job and its tokens, so they can be told of any step: one long done, or one that is still to come. Which
-document a token belongs to, the stage tokenize has left beside the tokens.
+functions of the job and its tokens, so they can be told of any step: one long done, or one that is still to come. Samples that
+are left out since a spike of the loss (watch/rollback.py) are named in the commit log. Which document a token belongs to, the
+stage tokenize has left beside the tokens.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pretrain_stage.errors import CorruptError, UserError
 from pretrain_stage.manifest import File
 from pretrain_stage.storage import Storage
 
+from pretrain_trainer import commit_log
 from pretrain_trainer.config.batch import Batch
 from pretrain_trainer.config.sections import TrainerSpec
 from pretrain_trainer.mixture import Place
@@ -32,6 +34,7 @@ from pretrain_trainer.objectives.special import SpecialTokens
 from pretrain_trainer.plan import Plan, make_plan
 from pretrain_trainer.text import Text, text_files
 from pretrain_trainer.tokens import TRAIN, TokenStream, bring, counted
+from pretrain_trainer.watch.rollback import past
 
 DOCUMENTS = ".documents.parquet"
 """How the file is called that lists the documents of a token file, after the name of that."""
@@ -106,7 +109,9 @@ def trace(job: Job[TrainerSpec], storage: Storage, step: int) -> Trace:
         raise UserError(
             f"--step: {step}, but the training of {job.metadata.name} has {batch.steps} steps; give one from 1 to {batch.steps}"
         )
-    indices = range((step - 1) * batch.samples, step * batch.samples)
+    end = commit_log.last(storage).entry
+    skipped = end.skipped if end is not None else ()
+    indices = [past(skipped, number) for number in range((step - 1) * batch.samples, step * batch.samples)]
     places = plan.mixture.places(indices)
     with TemporaryDirectory() as cache:
         texts = open_texts(plan, storage, Path(cache), sorted({place.source for place in places}))
