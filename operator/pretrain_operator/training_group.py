@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Literal
 
-from pretrain_stage.errors import EXIT_USER_ERROR, PEER_LEFT
+from pretrain_stage.errors import EXIT_STOPPED, EXIT_USER_ERROR, PEER_LEFT
 
 from pretrain_operator.conditions import moment
 from pretrain_operator.facts import LOST_NODE, Pod
@@ -23,6 +23,9 @@ SETTLE_SECONDS = 10.0
 """How long to wait, after the first pod has failed, for one that says why: an echo can end before its cause."""
 FORCE_SECONDS = 60.0
 """How long after its grace period a pod may stay before it counts as lost with its node."""
+DELETED_BY_NAME_SECONDS = 3.0
+"""How long Kubernetes may take to delete a pod after it has said that it takes it from a lost node. It does so by name alone, and
+must not meet the pod of the same name that is made in its place."""
 HURRIED_GRACE_SECONDS = 20
 """What pods get to end in that have nothing to save any more, because one of them is gone: a checkpoint needs them all."""
 FIRST_BACKOFF = {"Infrastructure": 5.0, "Disruption": 0.0, "Unschedulable": 60.0}
@@ -61,10 +64,11 @@ def verdict(
     taken = [pod for pod in pods if pod.disruption is not None or pod.deleted is not None]
     if taken:
         return Verdict("Disruption", _taken(taken[0]))
+    missing = nodes - len(pods) if group_failed is not None else 0
+    if missing > 0 and all(pod.exit_code == EXIT_STOPPED for pod in failed):
+        return Verdict("Disruption", f"{missing} of {nodes} pods were deleted")
     if failed:
         return _of_failed(pods, failed, now)
-    if group_failed is not None and len(pods) < nodes:
-        return Verdict("Disruption", f"{nodes - len(pods)} of {nodes} pods were deleted")
     if group_failed is not None:
         return Verdict("Infrastructure", group_failed)
     return _of_hindered(pods, now, patience)
@@ -122,6 +126,13 @@ def lost(pod: Pod, now: datetime) -> bool:
         return False
     overstays = pod.deleted is not None and now > pod.deleted + timedelta(seconds=FORCE_SECONDS)
     return pod.disruption == LOST_NODE or overstays
+
+
+def forced(pod: Pod, now: datetime) -> bool:
+    """Whether to remove a lost pod by force now."""
+    if not lost(pod, now):
+        return False
+    return pod.disruption != LOST_NODE or pod.gone is None or now >= pod.gone + timedelta(seconds=DELETED_BY_NAME_SECONDS)
 
 
 def not_before(restarts: Sequence[Restart]) -> datetime | None:

@@ -11,7 +11,17 @@ from pretrain_operator.facts import Pod, Workload, of_stage
 from pretrain_operator.observed import Action, Delete
 from pretrain_operator.stages import Stage
 from pretrain_operator.status import Restart
-from pretrain_operator.training_group import HURRIED_GRACE_SECONDS, Verdict, Wait, hurried, lost, not_before, verdict
+from pretrain_operator.training_group import (
+    DELETED_BY_NAME_SECONDS,
+    HURRIED_GRACE_SECONDS,
+    Verdict,
+    Wait,
+    forced,
+    hurried,
+    lost,
+    not_before,
+    verdict,
+)
 from pretrain_operator.view import Step, View, create, delete, halted, hindered, queued, stale
 
 LONGEST_RESTART_MESSAGE = 1_000
@@ -42,14 +52,15 @@ def training_step(view: View, stage: Stage) -> Step:
 
 def _between_attempts(view: View, stage: Stage, group: Workload | None, pods: list[Pod]) -> Step:
     """No attempt begins before every pod of the one before is gone: two groups would write the same checkpoints."""
-    forced = (*_forced(view, pods), *_hurried(view, pods))
-    waiting = Step(reason=reasons.RESTARTING, message=_restarting(view), again_seconds=10.0)
+    actions = (*_forced(view, pods), *_hurried(view, pods))
+    again = DELETED_BY_NAME_SECONDS if any(lost(one, view.now) for one in pods) else 10.0
+    waiting = Step(reason=reasons.RESTARTING, message=_restarting(view), again_seconds=again)
     if group is not None:
         # Pods first: a kubelet that was given a pod's whole grace period does not shorten it any more.
         removed = () if group.deleted else (delete(group),)
-        return _halted_or(view, replace(waiting, actions=(*forced, *removed)))
+        return _halted_or(view, replace(waiting, actions=(*actions, *removed)))
     if pods:
-        return _halted_or(view, replace(waiting, actions=forced))
+        return _halted_or(view, replace(waiting, actions=actions))
     if view.halt is not None:
         return halted(view.halt)
     begin = not_before(view.before.restarts)
@@ -63,7 +74,7 @@ def _between_attempts(view: View, stage: Stage, group: Workload | None, pods: li
 
 def _forced(view: View, pods: list[Pod]) -> tuple[Action, ...]:
     """Removes pods of lost nodes, which nothing else would."""
-    return tuple(Delete("Pod", one.name, one.uid, "Background", grace_seconds=0) for one in pods if lost(one, view.now))
+    return tuple(Delete("Pod", one.name, one.uid, "Background", grace_seconds=0) for one in pods if forced(one, view.now))
 
 
 def _hurried(view: View, pods: list[Pod]) -> tuple[Action, ...]:
