@@ -24,7 +24,7 @@ import pytest
 
 from tests.e2e.kubectl import Kubectl, Namespaces
 from tests.e2e.s3 import CUT_NODE
-from tests.e2e.waiting import is_true
+from tests.e2e.waiting import eventually, is_true
 
 CUT = os.environ.get("PRETRAIN_E2E_CUT")
 LABEL = "pretrain.dev/e2e-place"
@@ -104,6 +104,8 @@ class Nodes:
         finally:
             subprocess.run([*shlex.split(CUT), "heal"], check=True, timeout=60)
             self.kubectl.run("wait", "--for=condition=Ready", f"node/{name}", "--timeout=180s", timeout=190)
+            # Its taint outlasts that for a moment.
+            eventually(lambda: self.kubectl.get(f"node/{name}")["spec"].get("taints"), lambda taints: not taints, 60)
 
 
 @pytest.fixture
