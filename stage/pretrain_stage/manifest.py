@@ -72,6 +72,7 @@ class Part(BaseModel):
     counts: Counts = Counts()
     outputs: tuple[File, ...] = ()
     facts: dict[str, JsonValue] = {}
+    place: str = ""
     seconds: float = 0.0
 
 
@@ -79,7 +80,8 @@ class Manifest(BaseModel):
     """What a finished stage did: its identity, what went in and what came out.
 
     `inputs` maps each earlier stage (or the sources) to a digest. `facts` is what only this stage knows: token counts,
-    a tokenizer's hash, losses; numbers of its parts are added up.
+    a tokenizer's hash, losses; numbers of its parts are added up. `place` is the folder of the outputs where its name tells which
+    attempt has made them: that decides nothing of what they are, so the digest does not know it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,12 +94,16 @@ class Manifest(BaseModel):
     counts: Counts
     outputs: tuple[File, ...]
     facts: dict[str, JsonValue]
+    place: str = ""
     seconds: float
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything but the times."""
-        return _digest(self.model_dump(mode="json", exclude={"seconds"}))
+        """SHA-256 of everything but the times and the place."""
+        told = self.model_dump(mode="json", exclude={"seconds", "place"})
+        for file in told["outputs"]:
+            file["path"] = file["path"].removeprefix(f"{self.place}/")
+        return _digest(told)
 
 
 def identity(stage: str, revision: int, config: JsonValue, inputs: Mapping[str, str]) -> str:
@@ -167,6 +173,7 @@ def close(
         counts=add_counts(part.counts for part in parts),
         outputs=tuple(file for part in parts for file in part.outputs),
         facts=_add_facts(part.facts for part in parts),
+        place=next((part.place for part in parts if part.place), ""),
         seconds=sum(part.seconds for part in parts),
     )
     manifest.counts.check(f"stage {stage}")

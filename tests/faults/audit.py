@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pretrain_stage.storage import Storage
@@ -91,9 +90,8 @@ def late_commits(storage: Storage) -> tuple[str, ...]:
     return tuple(found)
 
 
-def weights_digest(storage: Storage, facts: dict[str, Any]) -> str:
+def weights_digest(storage: Storage, folder: str) -> str:
     """SHA-256 over the weights of the checkpoint that a finished training names: names, shapes and numbers, not the file's layout."""
-    folder = facts["checkpoint"]
     (path,) = (entry.path for entry in storage.entries(folder) if entry.path.endswith(WEIGHTS))
     data = storage.read(path)
     assert data is not None

@@ -127,7 +127,8 @@ def run(site: Site, schedule: Schedule, most_starts: int, seconds: float) -> Out
             break
     for one, _ in left:
         _given_time(one)
-    facts = json.loads(site.storage.read("stages/train.json") or b"{}")["facts"]
+    trained = json.loads(site.storage.read("stages/train.json") or b"{}")
+    facts = trained["facts"]
     lines = [json.loads(line) for line in (site.storage.read(RECORD) or b"").splitlines()]
     return Outcome(
         began=began,
@@ -136,7 +137,7 @@ def run(site: Site, schedule: Schedule, most_starts: int, seconds: float) -> Out
         faults=tuple(applied),
         record=tuple(line for line in lines if line["kind"] == "step"),
         facts=facts,
-        weights=weights_digest(site.storage, facts),
+        weights=weights_digest(site.storage, trained["place"]),
         broken=tuple(sorted(broken)),
         step_times=tuple(noted),
         left_behind=tuple(tuple(event["message"] for _, event in one.events("error")) for one, _ in left),

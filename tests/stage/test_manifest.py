@@ -10,6 +10,7 @@ from pretrain_stage import config
 from pretrain_stage.errors import CorruptError, UserError
 from pretrain_stage.manifest import (
     Counts,
+    File,
     Manifest,
     Part,
     close,
@@ -154,3 +155,18 @@ def test_the_digest_knows_no_time(storage: Storage, tmp_path: Path) -> None:
         assert manifest.seconds == 2 * seconds
         digests.add(manifest.digest)
     assert len(digests) == 1
+
+
+def test_the_digest_knows_no_place(storage: Storage) -> None:
+    """Which attempt has made an output decides nothing of what follows from it; what the output is does."""
+
+    def made(place: str, sha256: str) -> Manifest:
+        file = File(path=f"{place}/weights.pt", size=1, sha256=sha256)
+        return Manifest(
+            stage="train", identity="i", config={}, inputs={}, tasks=1, counts=Counts(), outputs=(file,), facts={},
+            place=place, seconds=1,
+        )  # fmt: skip
+
+    first = made("checkpoints/step-00000003-attempt-1", "a" * 64)
+    assert first.digest == made("checkpoints/step-00000003-attempt-2", "a" * 64).digest
+    assert first.digest != made("checkpoints/step-00000003-attempt-1", "b" * 64).digest

@@ -39,7 +39,7 @@ def test_a_run_learns_and_leaves_what_it_should(trained: Trained) -> None:
     manifest = read_manifest(site.storage, "train")
     assert manifest is not None
     assert {file.path.rpartition("/")[0] for file in manifest.outputs} == {"checkpoints/step-00000048-attempt-1"}
-    assert manifest.facts["checkpoint"] == "checkpoints/step-00000048-attempt-1"
+    assert manifest.place == "checkpoints/step-00000048-attempt-1"
     steps = [line for line in site.record() if line["kind"] == "step"]
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     assert steps[-1]["loss"] == facts["final_loss"]

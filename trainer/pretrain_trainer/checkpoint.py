@@ -247,14 +247,9 @@ def fetch_files(storage: Storage, manifest: CheckpointManifest, files: Iterable[
         verify(storage, f"{manifest.folder}/{file.name}", file.size, file.sha256, target / file.name)
 
 
-def output_files(storage: Storage, manifest: CheckpointManifest) -> tuple[File, ...]:
-    """The checkpoint as outputs of the stage that made it."""
-    outputs = [File(path=f"{manifest.folder}/{f.name}", size=f.size, sha256=f.sha256) for f in manifest.files]
-    for name in (MANIFEST, MARKER):
-        data = storage.read(f"{manifest.folder}/{name}")
-        assert data is not None, f"{name} of a checkpoint that was just committed"
-        outputs.append(File(path=f"{manifest.folder}/{name}", size=len(data), sha256=hashlib.sha256(data).hexdigest()))
-    return tuple(outputs)
+def output_files(manifest: CheckpointManifest) -> tuple[File, ...]:
+    """The checkpoint as outputs of the stage that made it: its rank files, which are the same whichever attempt has written them."""
+    return tuple(File(path=f"{manifest.folder}/{f.name}", size=f.size, sha256=f.sha256) for f in manifest.files)
 
 
 def remove(storage: Storage, attempt: Attempt, place: Folder) -> None:

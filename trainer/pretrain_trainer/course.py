@@ -124,10 +124,10 @@ class Pretraining:
     def facts(self, final: CheckpointManifest) -> dict[str, JsonValue]:
         kept = ("perplexity", "accuracy", "next_sentence_accuracy")
         more: dict[str, JsonValue] = {name: final.measures[name] for name in kept if name in final.measures}
-        return {"checkpoint": final.folder, **more, "sources": sampled(self.plan)}
+        return {**more, "sources": sampled(self.plan)}
 
     def outputs(self, final: CheckpointManifest) -> tuple[File, ...]:
-        return output_files(self.storage, final)
+        return output_files(final)
 
     def tidy(self, attempt: Attempt) -> None:
         pass

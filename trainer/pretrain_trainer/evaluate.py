@@ -67,7 +67,7 @@ def _evaluate(
     data = held_out(objective, texts)
     events.info(f"asking about {sum(map(len, texts)):,} held-out tokens of {', '.join(text.name for text in texts)}")
     report: dict[str, Any] = {
-        "checkpoint": training.facts["checkpoint"],
+        "checkpoint": f"step {training.facts['steps']:,}",
         "objective": section.objective,
         **measured(model, data, plan, device),
         "samples": samples(model, storage, plan, scratch) if isinstance(model, LanguageModel) else [],

@@ -79,7 +79,7 @@ def _export(
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[plan.job.spec.export.precision]
     folder = scratch / "export"
     folder.mkdir()
-    events.info(f"exporting {training.facts['checkpoint']}")
+    events.info(f"exporting {training.place}")
     weights, config = load_model(plan, load_weights(storage, training, scratch)).exported()
     save_weights({name: weights[name].to(dtype).contiguous() for name in sorted(weights)}, folder)
     file = next(file for file in plan.inputs.tokenizer.outputs if file.sha256 == plan.inputs.tokenizer_facts.sha256)

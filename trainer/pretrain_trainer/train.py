@@ -279,6 +279,7 @@ def _finish(
             identity=plan.stage_identity,
             outputs=course.outputs(final),
             facts=facts,
+            place=final.folder,
             seconds=seconds,
         )
         leave_part(storage, part)

@@ -24,7 +24,7 @@ def load_weights(storage: Storage, training: Manifest, scratch: Path) -> dict[st
 
     Raises CorruptError if a file of the checkpoint is not what its manifest says.
     """
-    folder = str(training.facts["checkpoint"])
+    folder = training.place
     checkpoint = read_checkpoint(storage, folder)
     fetch_files(storage, checkpoint, checkpoint.files, scratch / folder)
     return _read(checkpoint, scratch / folder)
