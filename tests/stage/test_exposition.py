@@ -66,6 +66,8 @@ def test_the_operator_is_not_prometheus(registry: CollectorRegistry, served: Exp
 def test_a_reader_that_has_gone_is_not_waited_for_for_ever(registry: CollectorRegistry, served: Exposition) -> None:
     Counter("faults", "Faults.", registry=registry)
     read(served)
+    while not served._reads:  # it is noted once the answer has been sent, which is after it has been received
+        time.sleep(0.01)
     started = time.monotonic()
     assert not served.wait_until_read(longest=0.3)
     assert 0.2 < time.monotonic() - started < 5
