@@ -46,7 +46,7 @@ pytestmark = [needs_prometheus, pytest.mark.slow]
 
 PACE = Pace(sure=1, window=10, patient=6, long=25, resolution=2)
 THRESHOLDS = Thresholds(storage_errors_per_hour="0", goodput="0.05")
-WITHIN = 90.0
+WITHIN = 180.0
 """Seconds that alerts may take to fire, and to resolve, all of them together."""
 
 BY_ITS_FAULT = {
