@@ -513,6 +513,7 @@ MUTABLE: dict[str, Any] = {
     "training.tracking": {"mlflow": {"trackingURI": "https://mlflow.example", "experiment": "small"}},
     "training.peakTeraflops": 312,
     "training.maxRestarts": 3,
+    "training.faults": {"stepLimitSeconds": 60},
     "evaluation": {"prompts": ["Once upon a time"]},
     "export": {"precision": "bf16"},
     "finetune": [task({"gpus": 2})],

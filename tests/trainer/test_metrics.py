@@ -352,9 +352,9 @@ def test_steps_are_spoken_of_once_a_second_and_at_both_ends(monkeypatch: pytest.
         now[0] += 0.3
         account.took(0.3)
         listener.step(step(number, seconds=0.3))
-    said = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [line["step"] for line in said] == [3, 7, 10]
-    assert all(line["event"] == "step" for line in said)
+    started, *said = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert started["event"] == "started"
+    assert [(line["event"], line["step"]) for line in said] == [("step", 3), ("step", 7), ("step", 10)]
     assert said[1]["tokens_per_second"] == pytest.approx(256 / 0.3), "the mean since it last spoke"
     assert said[1]["eta_seconds"] == pytest.approx(3 * 0.3)
     assert said[-1]["eta_seconds"] == 0

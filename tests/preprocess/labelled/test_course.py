@@ -69,10 +69,10 @@ def test_it_is_laid_out_once_and_whole(
     monkeypatch.setattr(sys, "argv", ["labelled.py", str(tmp_path / "made")])
     assert course.main() == course.main() == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith(": 3 reviews, 2 entities, 1 headlines, 1 readings")
+    assert said[0].endswith(": 3 reviews, 2 entities, 1 headlines, 1 readings, 3 unlabelled")
     assert said[1] == f"labelled text is in {tmp_path}/made"
     assert {path.name for path in (tmp_path / "made").iterdir()} == {
-        f"{name}.jsonl" for name in ("reviews", "entities", "headlines", "readings")
+        f"{name}.jsonl" for name in ("reviews", "entities", "headlines", "readings", "unlabelled")
     }
 
 

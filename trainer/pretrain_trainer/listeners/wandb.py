@@ -66,6 +66,8 @@ class WandbRun:
 
     def end(self, finished: bool) -> None:
         self.run.finish(exit_code=0 if finished else 1)
+        # The file of an offline run is written by a process of the client's own, which may still be at it; this waits for its end.
+        wandb.teardown()
 
     def files(self) -> Sequence[tuple[Path, str]]:
         """What an offline run wrote: a folder for each start."""
