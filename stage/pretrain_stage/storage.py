@@ -5,8 +5,8 @@ put or a completed multipart upload). `create` has exactly one winner.
 
 What S3 answers with 5xx or by closing the connection, obstore repeats by itself for some seconds, and tells nobody. After that
 it has failed, and is counted (storage_errors.py). It is then tried again for a minute, said and counted each time, if S3 has
-answered before: an address that is wrong is told at once. Two things are tried once only: `create`, of which the answer may be
-all that was lost (`settle` looks), and `entries`, some of which may have been handed out.
+answered before: an address that is wrong is told at once. `create` alone is tried once only: its answer may be all that was lost
+(`settle` looks).
 
     job.json  corpus/<stage>/  tokenizer/  tokens/  checkpoints/  export/  reports/  stages/<stage>.json
 """
@@ -183,12 +183,15 @@ class Storage:
                 return None
             return Entry(item["path"], item["size"], item["last_modified"], item["e_tag"])
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
+    @_persistent
+    def entries(self, prefix: str = "") -> list[Entry]:
         """All objects below the folder `prefix`, in no particular order."""
         with _explained(self, "list", prefix):
-            for batch in obstore.list(self.store, prefix=prefix or None):
-                for item in batch:
-                    yield Entry(item["path"], item["size"], item["last_modified"], item["e_tag"])
+            return [
+                Entry(item["path"], item["size"], item["last_modified"], item["e_tag"])
+                for batch in obstore.list(self.store, prefix=prefix or None)
+                for item in batch
+            ]
 
     @_persistent
     def folders(self, prefix: str) -> list[str]:

@@ -183,7 +183,7 @@ def test_s3_is_tried_before_it_is_needed(
     (result,) = check(tmp_path, job)
     assert result["facts"]["source_files"] == {"source-0": 1, "source-1": 1}
     assert result["facts"]["tokens_estimate"] > 10_000
-    assert list(open_storage(config.Storage.model_validate(job["storage"])).entries()) == []
+    assert open_storage(config.Storage.model_validate(job["storage"])).entries() == []
 
     for name, value in seaweedfs.reader.environment().items():
         monkeypatch.setenv(name, value)

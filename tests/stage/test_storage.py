@@ -44,7 +44,7 @@ def test_what_is_not_there_is_none(storage: Storage) -> None:
     assert storage.read("nothing") is None
     assert storage.size("nothing") is None
     assert storage.entry("nothing") is None
-    assert list(storage.entries("nothing")) == []
+    assert storage.entries("nothing") == []
     storage.delete(["nothing"])
 
 
@@ -122,7 +122,7 @@ def test_a_wrong_key_is_named(seaweedfs: SeaweedFS, s3_uri: str, monkeypatch: py
 def test_a_missing_bucket_is_named(seaweedfs: SeaweedFS, s3_uri: str) -> None:
     storage = open_storage(config.Storage(uri="s3://no-such-bucket/x", endpointURL=seaweedfs.endpoint))
     with pytest.raises(StorageError, match=r"no-such-bucket.*create the bucket or correct storage.uri") as raised:
-        list(storage.entries())
+        storage.entries()
     assert raised.value.exit_code == EXIT_USER_ERROR
 
 
@@ -163,7 +163,7 @@ def test_failed_requests_are_counted(seaweedfs: SeaweedFS, s3_uri: str, monkeypa
     assert registry.get_sample_value("pretrain_storage_errors_total", labels) == before["delete"] + 1
 
 
-@pytest.mark.parametrize("name", ["read", "write", "upload", "download", "sha256", "size", "folders", "delete"])
+@pytest.mark.parametrize("name", ["read", "write", "upload", "download", "sha256", "size", "entries", "folders", "delete"])
 def test_an_outage_is_waited_for(
     seaweedfs: SeaweedFS, s3_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
@@ -180,10 +180,13 @@ def test_an_outage_is_waited_for(
             "download": lambda: storage.download("there", tmp_path / "target"),
             "sha256": lambda: storage.sha256("there"),
             "size": lambda: storage.size("there"),
+            "entries": lambda: storage.entries(),
             "folders": lambda: storage.folders(""),
             "delete": lambda: storage.delete(["there"]),
         }[name]
-        operation = {"upload": "write", "write": "write", "folders": "list", "delete": "delete"}.get(name, "read")
+        operation = {"upload": "write", "write": "write", "entries": "list", "folders": "list", "delete": "delete"}.get(
+            name, "read"
+        )
         assert storage.read("nothing") is None  # it has answered
         before = storage_errors()
         proxy.down = True

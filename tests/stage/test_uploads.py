@@ -71,7 +71,7 @@ def test_files_on_disk(tmp_path: Path) -> None:
             assert time.monotonic() < give_up
             time.sleep(0.01)
         os.kill(program.pid, signal.SIGKILL)
-    assert list(storage.entries()) == []
+    assert storage.entries() == []
     (upload,) = unfinished(storage, "checkpoints")
     assert upload.path == "checkpoints/a/rank.pt"
     storage.write("checkpoints/b/rank.pt", b"1")
