@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.e2e.cut_proxy import CutProxy
+from tests.cut_proxy import CutProxy
 from tests.e2e.jobs import CHECKPOINT_STEPS, STEPS, tiny_job
 from tests.e2e.kubectl import Kubectl, Namespaces
 from tests.e2e.s3 import S3_PORT, ClusterS3
@@ -477,7 +477,7 @@ def test_logs_survive_a_broken_connection(kubectl: Kubectl, name: str, tmp_path:
     pod(kubectl, name, "train", 0, "i=0; while [ $i -lt 120 ]; do i=$((i+1)); echo line $i; sleep 0.2; done")
     view = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
     server = urlsplit(view["clusters"][0]["cluster"]["server"])
-    with CutProxy(server.hostname or "", server.port or 443) as proxy:
+    with CutProxy(f"{server.hostname}:{server.port or 443}") as proxy:
         view["clusters"][0]["cluster"] |= {
             "server": f"https://127.0.0.1:{proxy.port}", "tls-server-name": server.hostname,
         }  # fmt: skip

@@ -15,10 +15,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from tests.faults.schedule import Weather
+from tests.proxy import Proxy
 
 CHUNK = 65_536
 BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -56,28 +55,16 @@ class Watch:
     reached: threading.Event
 
 
-class FaultyProxy:
+class FaultyProxy(Proxy):
     """Passes requests on to `target` (http://host:port), as the weather is. seed: of what meets which request."""
 
     def __init__(self, target: str, seed: int = 0) -> None:
-        host, _, port = target.removeprefix("http://").partition(":")
-        self.target = host, int(port)
+        super().__init__(target)
         self.weather: list[tuple[float, Weather]] = []
         """What it is, each until when (time.monotonic)."""
         self.watch: Watch | None = None
         self.counts = {"requests": 0, "slowed": 0, "failed": 0, "reset": 0, "refused": 0}
         self.drawn, self.lock = random.Random(seed), threading.Lock()
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # A thread that waits in accept() keeps the socket open; shutting it down wakes it.
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
 
     def begin(self, weather: Weather) -> None:
         self.weather.append((time.monotonic() + weather.seconds, weather))
@@ -108,15 +95,12 @@ class FaultyProxy:
         with self.lock:
             return share > 0 and self.drawn.random() < share
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self.listener.accept()
-                if self._now().away:
-                    self._count("refused")
-                    _reset(client)
-                    continue
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+    def take(self, client: socket.socket) -> None:
+        if self._now().away:
+            self._count("refused")
+            _reset(client)
+        else:
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         """One request; then the connection ends."""

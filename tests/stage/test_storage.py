@@ -16,7 +16,7 @@ from pretrain_stage.storage import Storage, open_storage, verify
 from pretrain_stage.storage_errors import StorageErrors, storage_errors
 from prometheus_client import CollectorRegistry
 
-from tests.e2e.cut_proxy import CutProxy
+from tests.cut_proxy import CutProxy
 from tests.seaweedfs import SeaweedFS, free_ports
 
 LARGE = bytes(range(256)) * 80_000
@@ -170,9 +170,8 @@ def test_an_outage_is_waited_for(
     """The server takes no connections until the first request has failed; each failure is counted and said."""
     open_storage(config.Storage(uri=s3_uri, endpointURL=seaweedfs.endpoint)).write("there", b"data")
     (tmp_path / "file").write_bytes(b"data")
-    host, port = seaweedfs.endpoint.removeprefix("http://").split(":")
-    with CutProxy(host, int(port)) as proxy:
-        storage = open_storage(config.Storage(uri=s3_uri, endpointURL=f"http://127.0.0.1:{proxy.port}"))
+    with CutProxy(seaweedfs.endpoint) as proxy:
+        storage = open_storage(config.Storage(uri=s3_uri, endpointURL=proxy.endpoint))
         request: Callable[[], object] = {
             "read": lambda: storage.read("there"),
             "write": lambda: storage.write("new", b""),
@@ -206,9 +205,8 @@ def test_an_outage_is_waited_for(
 
 def test_an_outage_is_not_waited_for_without_end(seaweedfs: SeaweedFS, s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pretrain_stage.storage.RETRY_SECONDS", 0.5)
-    host, port = seaweedfs.endpoint.removeprefix("http://").split(":")
-    with CutProxy(host, int(port)) as proxy:
-        storage = open_storage(config.Storage(uri=s3_uri, endpointURL=f"http://127.0.0.1:{proxy.port}"))
+    with CutProxy(seaweedfs.endpoint) as proxy:
+        storage = open_storage(config.Storage(uri=s3_uri, endpointURL=proxy.endpoint))
         assert storage.read("nothing") is None
         proxy.down = True
         proxy.cut()
