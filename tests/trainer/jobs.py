@@ -23,6 +23,7 @@ from pretrain_stage.storage import Storage, open_folder
 from pretrain_trainer.text import SENTENCE, WORD
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+ROOT = Path(__file__).resolve().parents[2]
 VOCAB_SIZE = 400
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL = ["<|pad|>", "<|user|>", "<|cls|>", "<|sep|>", "<|mask|>"]
@@ -227,6 +228,26 @@ def start(program: str, job_file: Path, *options: str, command: Sequence[str] = 
         )
     STARTED.append(Run(process, stderr))
     return STARTED[-1]
+
+
+def probed(module: str, folder: Path, job_files: Sequence[Path], processes: int) -> dict[str, dict[str, Any]]:
+    """What a program of the tests, run by so many processes, says of each job, by the names of the jobs' files: lines SAID name {...}.
+
+    One run for all jobs: most of the time of one that trains little is spent on imports. folder: for what processes keep beside them.
+    """
+    (folder / "scratch").mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    done = subprocess.run(
+        [*command, "-m", module, *map(str, job_files)],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "scratch")},
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    lines = [line.removeprefix("SAID ") for line in done.stdout.splitlines() if line.startswith("SAID ")]
+    return {line[: line.index(" {")]: json.loads(line[line.index("{") :]) for line in lines}
 
 
 def descendants(pid: int) -> list[int]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +10,11 @@ import pytest
 from pretrain_stage.storage import open_folder
 
 from tests.trainer.conftest import Site
-from tests.trainer.jobs import MODELS, SAMPLES, SEQUENCE, write_job
+from tests.trainer.jobs import MODELS, SAMPLES, SEQUENCE, probed, write_job
 
 pytestmark = pytest.mark.slow
 
+PROBE = "tests.trainer.families_probe"
 STEPS = 6
 ZERO_0, ZERO_3 = {"deepspeed": {"zeroStage": 0}}, {"deepspeed": {"zeroStage": 3}}
 BF16 = {"precision": "bf16"}
@@ -44,22 +41,6 @@ def write(site: Site, name: str) -> Path:
     return write_job(site.folder, whole).rename(site.folder / f"{name}.json")
 
 
-def probed(folder: Path, job_files: list[Path], processes: int) -> dict[str, dict[str, Any]]:
-    """What the probe says of each job on so many processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-    (folder / "scratch").mkdir(exist_ok=True)
-    done = subprocess.run(
-        [*command, str(Path(__file__).with_name("families_probe.py")), *map(str, job_files)],
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "scratch")},
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    lines = [line.removeprefix("LOSSES ") for line in done.stdout.splitlines() if line.startswith("LOSSES ")]
-    return {line[: line.index(" {")]: json.loads(line[line.index("{") :]) for line in lines}
-
-
 @pytest.fixture(scope="module")
 def by_two(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
     """All cases on two processes, and the folder of their jobs."""
@@ -70,7 +51,7 @@ def by_two(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         own.mkdir()
         shutil.copytree(prepared, own / "storage")
         files.append(write(Site(own, open_folder(own / "storage")), name))
-    return folder, probed(folder, files, 2)
+    return folder, probed(PROBE, folder, files, 2)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -86,7 +67,7 @@ def test_one_process_with_two_micro_batches_computes_what_two_do(
     """With dropout; and it goes on from the checkpoint of two processes."""
     folder, found = by_two
     files = [folder / f"case-{number}" / f"{name}.json" for number, name in enumerate(CASES) if name in ALONE]
-    alone = probed(folder, files, 1)
+    alone = probed(PROBE, folder, files, 1)
     for name in ALONE:
         for what in ("losses", "resumed", "validation_loss"):
             assert alone[name][what] == found[name][what], name

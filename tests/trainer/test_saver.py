@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from tests.faults.proxy import FaultyProxy
 from tests.faults.schedule import Moment, Weather
 from tests.seaweedfs import SeaweedFS
 from tests.trainer.conftest import Site, Trained
-from tests.trainer.jobs import SAMPLES, SEQUENCE, Run, descendants, job, start, write_job
+from tests.trainer.jobs import SAMPLES, SEQUENCE, Run, descendants, job, probed, start, write_job
 from tests.trainer.proxy import HoldingProxy
 from tests.trainer.saver_probe import SAVED, STEPS
 
@@ -41,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def probed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
+def said_of_cases(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
     """What the probe says of each case, on two processes; and the folder with the cases' folders."""
     folder = tmp_path_factory.mktemp("saver")
     files = []
@@ -51,27 +48,16 @@ def probed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         shutil.copytree(prepared, own / "storage")
         spec = Site(own, open_folder(own / "storage")).job(**{"tokens": STEPS * SAMPLES * SEQUENCE, **training})
         files.append(write_job(own, spec).rename(own / f"{name}.json"))
-    (folder / "scratch").mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run(
-        [*command, str(Path(__file__).with_name("saver_probe.py")), *map(str, files)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "scratch")},
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    lines = [line.removeprefix("SAID ") for line in done.stdout.splitlines() if line.startswith("SAID ")]
-    return folder, {line[: line.index(" {")]: json.loads(line[line.index("{") :]) for line in lines}
+    return folder, probed("tests.trainer.saver_probe", folder, files, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_state_of_its_step_is_saved_while_the_next_is_computed(
-    probed: tuple[Path, dict[str, dict[str, Any]]], name: str
+    said_of_cases: tuple[Path, dict[str, dict[str, Any]]], name: str
 ) -> None:
     """File by file what DeepSpeed saves itself; and a run that goes on from it computes the same, to the last bit."""
-    folder, said = probed[0] / f"case-{list(CASES).index(name)}", probed[1][name]
+    folder, said = said_of_cases[0] / f"case-{list(CASES).index(name)}", said_of_cases[1][name]
     theirs = sorted((folder / f"{name}-deepspeed" / "files").glob("*.pt"))
     (ours,) = (folder / "storage" / "checkpoints").glob(f"step-{SAVED:08d}-*")
     assert theirs
