@@ -1,4 +1,4 @@
-"""The confusion matrix for people: as a picture, and as a table for a page."""
+"""The confusion matrix for people, as a picture."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
@@ -28,19 +26,11 @@ COUNTED, NAMED = 20, 60
 LONGEST = 20
 """Characters of a name that are shown."""
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("pretrain_trainer", "scores"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
 
 def draw_confusion(found: Classification, title: str, path: Path, fonts: Sequence[str] = CJK_FONTS) -> None:
     """The matrix as PNG: a row for each label that is asked for, darker the larger its share of the row.
 
-    Where no font that is installed can write the labels, they are numbered as in `confusion_table`.
+    Where no font that is installed can write the labels, they are numbered from 1, in their order.
     """
     counts = np.array(found.confusion, float)
     rows = counts.sum(axis=1, keepdims=True)
@@ -65,27 +55,6 @@ def draw_confusion(found: Classification, title: str, path: Path, fonts: Sequenc
             axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=color)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def confusion_table(found: Classification) -> Markup:
-    """The matrix as an HTML table, safe to be put into a page. Of more than COUNTED labels, the most frequent confusions."""
-    size = len(found.labels)
-    pairs = [(found.confusion[row][column], row, column) for row in range(size) for column in range(size) if row != column]
-    frequent = sorted((pair for pair in pairs if pair[0]), key=lambda pair: (-pair[0], pair[1:]))
-    rows = [
-        {
-            "label": label,
-            "cells": [{"count": count, "percent": round(100 * count / (sum(row) or 1))} for count in row],
-            "support": sum(row),
-        }
-        for label, row in zip(found.labels, found.confusion, strict=True)
-    ]
-    # The template escapes all that it is given.
-    return Markup(  # noqa: S704
-        _TEMPLATES.get_template("confusion.html.jinja").render(
-            labels=found.labels, rows=rows, whole=size <= COUNTED, frequent=frequent[:COUNTED]
-        )
-    )
 
 
 def font_for(texts: Iterable[str], families: Sequence[str] = CJK_FONTS) -> Path | None:
