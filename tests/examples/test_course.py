@@ -83,6 +83,9 @@ def test_encoder(laid_out: Path) -> None:
     assert interval["low"] <= figures["scores"]["metrics"]["accuracy"] <= interval["high"]
     assert (storage / "reports" / "finetune-reviews.png").read_bytes().startswith(b"\x89PNG")
     assert (storage / "reports" / "vocabulary.svg").is_file()
+    page = (storage / "reports" / "index.html").read_text(encoding="utf-8")
+    assert "classification, full, from this model" in page
+    assert "data:image/png" in page, "the confusion matrix"
 
 
 @pytest.mark.slow

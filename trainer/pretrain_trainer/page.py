@@ -24,6 +24,7 @@ from pretrain_trainer.chart import HEIGHT, WIDTH, Series, chart, marks, number, 
 from pretrain_trainer.graph import ROW, graph
 from pretrain_trainer.history import Attempt, History, account
 from pretrain_trainer.plan import Plan
+from pretrain_trainer.tuned import Tuned, tuned_models
 
 _TEMPLATES = Environment(
     loader=PackageLoader("pretrain_trainer", "."),
@@ -45,9 +46,11 @@ class Facts:
 
     plan: Plan
     chain: Sequence[Manifest]
-    """Manifests of all stages that led to the model and of those that read it, each after what it was made from."""
+    """Manifests of all stages that led to the models and of those that read them, each after what it was made from."""
     history: History
     evaluation: dict[str, Any] | None
+    tuned: Sequence[Tuned]
+    """Models that were fine-tuned, in the order of spec.finetune."""
     ledger: dict[str, float] | None
     """Seconds of the whole job by state; None where nobody keeps one."""
     stored: frozenset[int]
@@ -80,6 +83,7 @@ def page(facts: Facts) -> str:
         checkpoints=checkpoints(facts.history, facts.stored),
         evaluation=evaluation(facts.evaluation),
         by_source=by_source(facts.evaluation),
+        tuned=tuned_models(facts.tuned, next((m.digest for m in facts.chain if m.stage == "export"), None)),
         samples=facts.evaluation["samples"] if facts.evaluation else [],
         lineage=lineage(facts.chain),
         configuration=yaml.safe_dump(facts.job, sort_keys=False, allow_unicode=True, width=100),

@@ -22,8 +22,9 @@ from pretrain_trainer.listeners.record import RECORD
 from pretrain_trainer.page import Facts, page
 from pretrain_trainer.plan import Plan, finished_training, make_plan
 from pretrain_trainer.stage import run_once
+from pretrain_trainer.tuned import Tuned
 
-REPORT_REVISION = 3
+REPORT_REVISION = 4
 LEDGER_VARIABLE = "PRETRAIN_LEDGER"
 """Environment variable with the seconds of the job until now by state of the goodput ledger, as JSON; set by both engines.
 
@@ -40,17 +41,29 @@ def report(job: Job[TrainerSpec], job_file: Path, events: Events) -> None:
     training = finished_training(storage, plan)
     ledger = read_ledger(os.environ.get(LEDGER_VARIABLE))
     chain = lineage(storage, training)
-    inputs = {manifest.stage: manifest.digest for manifest in chain}
     for stage in ("evaluate", "export"):
         manifest = read_manifest(storage, stage)
         if manifest is not None and manifest.inputs.get("train") == training.digest:
-            inputs[stage] = manifest.digest
             chain.append(manifest)
+    tuned = [task.name for task in job.spec.finetune if _add_tuned(chain, storage, task.name)]
+    inputs = {manifest.stage: manifest.digest for manifest in chain}
 
     def work(scratch: Path) -> tuple[tuple[File, ...], dict[str, JsonValue]]:
-        return _report(storage, plan, chain, ledger, json.loads(job_file.read_bytes()), scratch)
+        return _report(storage, plan, chain, tuned, ledger, json.loads(job_file.read_bytes()), scratch)
 
     run_once(storage, events, "report", REPORT_REVISION, None, inputs, work)
+
+
+def _add_tuned(chain: list[Manifest], storage: Storage, task: str) -> bool:
+    """Adds the manifests that led to the figures of a fine-tuned model; returns False if it has none, or of another export."""
+    evaluated = read_manifest(storage, f"evaluate-{task}")
+    if evaluated is None:
+        return False
+    known = {manifest.stage: manifest.digest for manifest in chain}
+    if any(known.get(stage, digest) != digest for stage, digest in evaluated.inputs.items()):
+        return False
+    chain += [manifest for manifest in lineage(storage, evaluated) if manifest.stage not in known]
+    return True
 
 
 def read_ledger(text: str | None) -> dict[str, float] | None:
@@ -69,6 +82,7 @@ def _report(
     storage: Storage,
     plan: Plan,
     chain: list[Manifest],
+    tuned: list[str],
     ledger: dict[str, float] | None,
     job: JsonValue,
     scratch: Path,
@@ -82,6 +96,7 @@ def _report(
         chain=chain,
         history=history,
         evaluation=json.loads(storage.read("reports/evaluation.json") or b"null") if evaluated else None,
+        tuned=[_tuned(storage, name) for name in tuned],
         ledger=ledger,
         stored=frozenset(committed_steps(storage)),
         job=job,
@@ -93,6 +108,12 @@ def _report(
     (scratch / "index.html").write_text(page(facts), encoding="utf-8")
     names = ("curves.png", "index.html", "preprocessing.jsonl")
     return tuple(put_output(storage, scratch / name, f"reports/{name}") for name in names), {}
+
+
+def _tuned(storage: Storage, task: str) -> Tuned:
+    return Tuned(
+        json.loads(storage.read(f"reports/finetune-{task}.json") or b""), storage.read(f"reports/finetune-{task}.png")
+    )
 
 
 def count_lines(manifest: Manifest) -> list[dict[str, JsonValue]]:
