@@ -23,11 +23,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("masked-lm+next-sentence", {}),
     "marian": ("span-corruption", ZERO_3),
     "bert in bf16": ("masked-lm", BF16 | ZERO_3),
+    "bert in bf16, untied": ("masked-lm+next-sentence", BF16 | ZERO_0),
     "marian in bf16, recomputed": ("span-corruption", BF16 | {"activationCheckpointing": True}),
     "muon": ("causal-lm", ZERO_0 | {"optimizer": {"name": "muon", "learningRate": 3e-3}}),
     "adam with l1": ("causal-lm", {"optimizer": {"name": "adam", "learningRate": 3e-3, "l1": 1e-5}}),
 }
 """The objective, of which the family follows, and fields of spec.training; ZeRO 2 and fp32 where they say nothing else."""
+UNTIED = ("bert in bf16, untied",)
+"""Cases whose output has weights of its own."""
 ALONE = ("gpt2",)
 """Cases that one process computes as well."""
 
@@ -36,7 +39,7 @@ def write(site: Site, name: str) -> Path:
     """Six steps with dropout, a model whose matrices are large enough that ZeRO 3 divides them."""
     objective, training = CASES[name]
     whole = site.job(objective=objective, **{"tokens": STEPS * SAMPLES * SEQUENCE, **training})
-    shape = {"hiddenSize": 128, "intermediateSize": 1024, "layers": 1, "heads": 4, "tieEmbeddings": True}
+    shape = {"hiddenSize": 128, "intermediateSize": 1024, "layers": 1, "heads": 4, "tieEmbeddings": name not in UNTIED}
     whole["spec"]["model"] = {"family": MODELS[objective]["family"], **shape, "dropout": 0.1}
     return write_job(site.folder, whole).rename(site.folder / f"{name}.json")
 
