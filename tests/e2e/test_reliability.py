@@ -85,7 +85,7 @@ def test_a_pod_that_was_given_up_commits_nothing_more(paced: Paced, nodes: Nodes
     nodes.allow(other)
     with nodes.cut(lost, "kubelet"):
         cut = time.time()
-        until(kubectl, "paced", lambda job: job["status"]["training"]["attempt"] == 2, seconds=NOTICED_SECONDS)
+        until(kubectl, "paced", lambda job: job["status"].get("training", {}).get("attempt") == 2, seconds=NOTICED_SECONDS)
         began = said(kubectl, "paced", 2, "first_step")
         entries = _log(storage)
         place = next(slot for slot, entry in enumerate(entries) if (entry.kind, entry.attempt) == ("begin", 2))
