@@ -16,7 +16,7 @@ from tests.e2e.kubectl import Kubectl, Namespaces
 from tests.e2e.paced import CHECKPOINT_STEPS, STEP_TOKENS, Paced, said
 from tests.e2e.s3 import ClusterS3
 from tests.e2e.served import Serving
-from tests.e2e.waiting import Job, because, condition, eventually, failed, is_true, stage, until
+from tests.e2e.waiting import Job, because, condition, eventually, failed, in_attempt, is_true, stage, until
 from tests.operator.jobs import changed
 
 pytestmark = pytest.mark.e2e
@@ -82,7 +82,7 @@ def test_training_is_edited(paced: Paced, namespaces: Namespaces, serving: Servi
         assert f"{section} is immutable; create another PretrainJob" in refusal, refusal
 
     _edit(kubectl, "edited", {"training": {"tokens": SHORT_STEPS * STEP_TOKENS}})
-    job = until(kubectl, "edited", lambda job: job["status"]["training"]["attempt"] == 2, seconds=60)
+    job = until(kubectl, "edited", in_attempt(2), seconds=60)
     (restart,) = job["status"]["restarts"]
     assert (restart["attempt"], restart["reason"], restart["message"]) == (1, "Edited", "spec was edited")
     assert job["status"]["restartCount"] == 0

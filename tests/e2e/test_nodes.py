@@ -14,7 +14,7 @@ from tests.e2e.paced import CHECKPOINT_STEPS, Paced, newest, said, training_pods
 from tests.e2e.s3 import CUT_NODE
 from tests.e2e.served import Serving
 from tests.e2e.undisturbed import outcome
-from tests.e2e.waiting import eventually, succeeded, until
+from tests.e2e.waiting import eventually, in_attempt, succeeded, until
 
 pytestmark = pytest.mark.e2e
 
@@ -34,7 +34,7 @@ def test_a_drained_node_costs_neither_steps_nor_retries(paced: Paced, nodes: Nod
         empty = time.time()
         saved = newest(storage)
         assert saved >= reached, "both pods saved before they went"
-        job = until(kubectl, "paced", lambda job: job["status"]["training"]["attempt"] == 2, seconds=60)
+        job = until(kubectl, "paced", in_attempt(2), seconds=60)
         (restart,) = job["status"]["restarts"]
         assert restart["reason"] == "Disruption"
         assert "(EvictionByEvictionAPI)" in restart["message"], restart["message"]
@@ -77,7 +77,7 @@ def test_a_node_that_is_cut_off(paced: Paced, nodes: Nodes, serving: Serving) ->
 
     times = {"cut off": time.time()}
     with nodes.cut(lost):
-        job = until(kubectl, "paced", lambda job: job["status"]["training"]["attempt"] == 2, seconds=NOTICED_SECONDS)
+        job = until(kubectl, "paced", in_attempt(2), seconds=NOTICED_SECONDS)
         times["detected"] = time.time()
         (restart,) = job["status"]["restarts"]
         assert restart["reason"] == "Disruption"

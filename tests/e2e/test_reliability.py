@@ -18,7 +18,7 @@ from tests.e2e.s3 import CUT_NODE
 from tests.e2e.served import Served, Serving
 from tests.e2e.test_training_faults import kill_ranks
 from tests.e2e.undisturbed import outcome
-from tests.e2e.waiting import succeeded, until
+from tests.e2e.waiting import in_attempt, succeeded, until
 
 pytestmark = [pytest.mark.e2e, needs_cut]
 
@@ -53,7 +53,7 @@ def test_a_job_that_everything_happens_to(paced: Paced, nodes: Nodes, serving: S
 
     begun = time.time()
     with nodes.cut(lost):
-        until(kubectl, "paced", lambda job: job["status"]["training"]["attempt"] == 5, seconds=NOTICED_SECONDS)
+        until(kubectl, "paced", in_attempt(5), seconds=NOTICED_SECONDS)
         operator = _killed_and_started(kubectl, operator, serving)
         _goes_on(kubectl, storage, 5, "node cut off, operator killed", begun)
         job = until(kubectl, "paced", succeeded)
@@ -85,7 +85,7 @@ def test_a_pod_that_was_given_up_commits_nothing_more(paced: Paced, nodes: Nodes
     nodes.allow(other)
     with nodes.cut(lost, "kubelet"):
         cut = time.time()
-        until(kubectl, "paced", lambda job: job["status"].get("training", {}).get("attempt") == 2, seconds=NOTICED_SECONDS)
+        until(kubectl, "paced", in_attempt(2), seconds=NOTICED_SECONDS)
         began = said(kubectl, "paced", 2, "first_step")
         entries = _log(storage)
         place = next(slot for slot, entry in enumerate(entries) if (entry.kind, entry.attempt) == ("begin", 2))

@@ -67,6 +67,15 @@ def failed(job: Job) -> bool:
     return is_true(job, "Failed")
 
 
+def in_attempt(number: int) -> Callable[[Job], bool]:
+    """Whether the status tells of this attempt to train. Before the first it tells of none."""
+
+    def holds(job: Job) -> bool:
+        return bool(job["status"].get("training", {}).get("attempt") == number)
+
+    return holds
+
+
 def because(type_: str, reason: str) -> Callable[[Job], bool]:
     """Whether a condition has this reason, whatever its status."""
 
