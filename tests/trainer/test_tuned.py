@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pretrain_stage.manifest import Manifest, Part, close, leave_part, read_manifest
+from pretrain_stage.manifest import File, Manifest, Part, close, leave_part, read_manifest
 from pretrain_stage.storage import Storage, open_folder
 from pretrain_trainer.lineage import lineage
-from pretrain_trainer.report import _add_tuned
+from pretrain_trainer.report import _add_tuned, _tuned
 from pretrain_trainer.tuned import Tuned, tuned_models
 
 DONE: dict[str, Any] = {
@@ -69,8 +69,20 @@ def test_only_models_made_from_this_export_belong_to_the_page(tmp_path: Path) ->
         tuned = leave(storage, f"finetune-{name}", {"export": base})
         leave(storage, f"evaluate-{name}", {"export": base, f"finetune-{name}": tuned.digest})
     chain = lineage(storage, export)
-    assert [_add_tuned(chain, storage, name) for name in ("new", "old", "never")] == [True, False, False]
+    found = [_add_tuned(chain, storage, name) for name in ("new", "old", "never")]
+    assert found == [read_manifest(storage, "evaluate-new"), None, None]
     assert [manifest.stage for manifest in chain] == ["train", "export", "finetune-new", "evaluate-new"]
+
+
+def test_a_picture_of_an_earlier_task_is_not_shown(tmp_path: Path) -> None:
+    """The task of this name gave classes once, and left a confusion matrix; now it gives texts."""
+    storage = open_folder(tmp_path)
+    storage.write("reports/finetune-x.json", b"{}")
+    storage.write("reports/finetune-x.png", b"png")
+    texts = File(path="reports/finetune-x.json", size=2, sha256="")
+    for outputs, picture in (((texts,), None), ((texts, File(path="reports/finetune-x.png", size=3, sha256="")), b"png")):
+        evaluated = leave(storage, "evaluate-x", {}).model_copy(update={"outputs": outputs})
+        assert _tuned(storage, evaluated) == Tuned({}, picture)
 
 
 def leave(storage: Storage, stage: str, inputs: dict[str, str]) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pretrain_stage.config import Job
 from pretrain_stage.errors import UserError
@@ -45,7 +45,7 @@ def report(job: Job[TrainerSpec], job_file: Path, events: Events) -> None:
         manifest = read_manifest(storage, stage)
         if manifest is not None and manifest.inputs.get("train") == training.digest:
             chain.append(manifest)
-    tuned = [task.name for task in job.spec.finetune if _add_tuned(chain, storage, task.name)]
+    tuned = [found for task in job.spec.finetune if (found := _add_tuned(chain, storage, task.name)) is not None]
     inputs = {manifest.stage: manifest.digest for manifest in chain}
 
     def work(scratch: Path) -> tuple[tuple[File, ...], dict[str, JsonValue]]:
@@ -54,16 +54,16 @@ def report(job: Job[TrainerSpec], job_file: Path, events: Events) -> None:
     run_once(storage, events, "report", REPORT_REVISION, None, inputs, work)
 
 
-def _add_tuned(chain: list[Manifest], storage: Storage, task: str) -> bool:
-    """Adds the manifests that led to the figures of a fine-tuned model; returns False if it has none, or of another export."""
+def _add_tuned(chain: list[Manifest], storage: Storage, task: str) -> Manifest | None:
+    """Adds the manifests that led to the figures of a fine-tuned model; returns the last. None if it has none, or of another export."""
     evaluated = read_manifest(storage, f"evaluate-{task}")
     if evaluated is None:
-        return False
+        return None
     known = {manifest.stage: manifest.digest for manifest in chain}
     if any(known.get(stage, digest) != digest for stage, digest in evaluated.inputs.items()):
-        return False
+        return None
     chain += [manifest for manifest in lineage(storage, evaluated) if manifest.stage not in known]
-    return True
+    return evaluated
 
 
 def read_ledger(text: str | None) -> dict[str, float] | None:
@@ -82,7 +82,7 @@ def _report(
     storage: Storage,
     plan: Plan,
     chain: list[Manifest],
-    tuned: list[str],
+    tuned: list[Manifest],
     ledger: dict[str, float] | None,
     job: JsonValue,
     scratch: Path,
@@ -96,7 +96,7 @@ def _report(
         chain=chain,
         history=history,
         evaluation=json.loads(storage.read("reports/evaluation.json") or b"null") if evaluated else None,
-        tuned=[_tuned(storage, name) for name in tuned],
+        tuned=[_tuned(storage, evaluated) for evaluated in tuned],
         ledger=ledger,
         stored=frozenset(committed_steps(storage)),
         job=job,
@@ -110,10 +110,11 @@ def _report(
     return tuple(put_output(storage, scratch / name, f"reports/{name}") for name in names), {}
 
 
-def _tuned(storage: Storage, task: str) -> Tuned:
-    return Tuned(
-        json.loads(storage.read(f"reports/finetune-{task}.json") or b""), storage.read(f"reports/finetune-{task}.png")
-    )
+def _tuned(storage: Storage, evaluated: Manifest) -> Tuned:
+    """What an evaluation left. A picture of one before it, of another task, may lie beside it."""
+    left = {PurePosixPath(file.path).suffix: file.path for file in evaluated.outputs}
+    picture = storage.read(left[".png"]) if ".png" in left else None
+    return Tuned(json.loads(storage.read(left[".json"]) or b""), picture)
 
 
 def count_lines(manifest: Manifest) -> list[dict[str, JsonValue]]:

@@ -38,11 +38,7 @@ def _model(tuned: Tuned, own: str | None) -> dict[str, Any]:
             (
                 report["task"],
                 report["method"],
-                "from scratch"
-                if base["fromScratch"]
-                else "from this model"
-                if base["digest"] == own
-                else f"from {base['name']}",
+                _origin(base, own),
                 f"{number(done['trained_parameters'])} of {number(done['parameters'])} parameters trained",
                 f"{examples['train']:,} examples",
                 f"{chosen} by {done['metric']}",
@@ -52,6 +48,12 @@ def _model(tuned: Tuned, own: str | None) -> dict[str, Any]:
         "scores": _scores(report["scores"]),
         "picture": base64.b64encode(tuned.picture).decode() if tuned.picture else None,
     }
+
+
+def _origin(base: dict[str, Any], own: str | None) -> str:
+    if base["fromScratch"]:
+        return "from scratch"
+    return "from this model" if base["digest"] == own else f"from {base['name']}"
 
 
 def _scores(scores: dict[str, Any]) -> list[dict[str, Any]]:
